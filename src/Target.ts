@@ -1,0 +1,337 @@
+/**
+ * Targets: what one attempt of a call is sent to.
+ *
+ * A target is a provider × a model × a key, with what a router has to know about it: its place in the order, its
+ * context window, its prices, what it can do. Targets are plain immutable data; their state (cooldowns, health) lives
+ * in the policies, under the keys that `scopeKey` derives.
+ *
+ * **Details**
+ *
+ * The id is `provider/model@key`, or `provider/model` without a key. Ids name targets in decision records, logs and
+ * metrics, so they hold the key's name and never its secret.
+ *
+ * **Example** (Naming a target)
+ *
+ * ```ts import.meta.vitest
+ * import { Redacted } from "effect"
+ * import { Target } from "breakwater"
+ *
+ * const target = Target.make({
+ *   provider: "groq",
+ *   model: "llama-3.3-70b-versatile",
+ *   key: { id: "groq-1", value: Redacted.make("gsk_secret") }
+ * })
+ *
+ * target.id // => "groq/llama-3.3-70b-versatile@groq-1"
+ * ```
+ *
+ * @since 0.1.0
+ */
+import * as Redacted from "effect/Redacted"
+import type { Scope } from "./LLMError.ts"
+
+/**
+ * A named credential of a provider.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Key {
+  /** Name used in ids, logs and store keys, such as `groq-1`. */
+  readonly id: string
+  /** The secret. */
+  readonly value: Redacted.Redacted<string>
+}
+
+/**
+ * Prices in US dollars per million tokens.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Price {
+  readonly input: number
+  readonly output: number
+  /** Input read from the provider's prompt cache. Defaults to `input`. */
+  readonly cachedInput?: number | undefined
+}
+
+/**
+ * What a target can serve; an absent field means it can.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Capabilities {
+  readonly tools?: boolean | undefined
+  readonly images?: boolean | undefined
+  readonly jsonSchema?: boolean | undefined
+}
+
+/**
+ * What one attempt is sent to.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Target {
+  readonly id: string
+  readonly provider: string
+  readonly model: string
+  readonly key: Key | undefined
+  readonly group: string | undefined
+  readonly baseUrl: string | undefined
+  readonly order: number
+  readonly contextWindow: number | undefined
+  readonly maxOutputTokens: number | undefined
+  readonly price: Price | undefined
+  readonly capabilities: Capabilities
+  readonly parameters: Readonly<Record<string, unknown>>
+  readonly headers: Readonly<Record<string, string>>
+  readonly deployment: string | undefined
+  readonly apiVersion: string | undefined
+}
+
+/**
+ * Options of `make`.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Options {
+  /** Provider name: a preset (`openai`, `azure`, `groq`, `anthropic`, …) or the name of your own adapter. */
+  readonly provider: string
+  /** Model name, as the provider spells it. */
+  readonly model: string
+  /**
+   * Id of the target.
+   *
+   * @default `provider/model@key`
+   */
+  readonly id?: string | undefined
+  /** Credential; a provider that needs none (Ollama) may go without. */
+  readonly key?: Key | undefined
+  /** Keys that share one quota, such as an organisation. A limit reported for the group then covers all of them. */
+  readonly group?: string | undefined
+  /**
+   * Where the provider is reached.
+   *
+   * @default the provider preset's public address
+   */
+  readonly baseUrl?: string | undefined
+  /**
+   * Place in the order of preference: lower is tried first, equal ones in the given sequence.
+   *
+   * @default 0
+   */
+  readonly order?: number | undefined
+  /** Tokens that input and output may have together. */
+  readonly contextWindow?: number | undefined
+  /** Tokens a reply may have; caps the request's `maxTokens`, and is sent where the provider demands a limit. */
+  readonly maxOutputTokens?: number | undefined
+  /** Prices, for the cost on completions. */
+  readonly price?: Price | undefined
+  /** What the target cannot serve. */
+  readonly capabilities?: Capabilities | undefined
+  /** Fields added to every request body, such as `{ reasoning_effort: "low" }`; the request's `extra` wins. */
+  readonly parameters?: Readonly<Record<string, unknown>> | undefined
+  /** Headers added to every request, such as `OpenAI-Organization`. Never put a secret here: use `key`. */
+  readonly headers?: Readonly<Record<string, string>> | undefined
+  /**
+   * Azure: name of the deployment.
+   *
+   * @default the model name
+   */
+  readonly deployment?: string | undefined
+  /**
+   * Azure: API version of the deployment path; `v1` selects the v1 surface, which has none.
+   *
+   * @default "2024-10-21"
+   */
+  readonly apiVersion?: string | undefined
+}
+
+const positive = (field: string, value: number | undefined): void => {
+  if (value !== undefined && !(Number.isFinite(value) && value > 0)) {
+    throw new RangeError(`Target.make: ${field} must be a number > 0, got ${value}`)
+  }
+}
+
+const notNegative = (field: string, value: number | undefined): void => {
+  if (value !== undefined && !(Number.isFinite(value) && value >= 0)) {
+    throw new RangeError(`Target.make: ${field} must be a number >= 0, got ${value}`)
+  }
+}
+
+const notEmpty = (field: string, value: string | undefined): void => {
+  if (value !== undefined && value.trim() === "") throw new RangeError(`Target.make: ${field} must not be empty`)
+}
+
+/**
+ * Creates a target.
+ *
+ * **Gotchas**
+ *
+ * Throws a `RangeError` that names the field when a name is empty, a base URL is not an absolute http(s) URL, a size
+ * is not positive or a price is negative.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make = (options: Options): Target => {
+  notEmpty("provider", options.provider)
+  notEmpty("model", options.model)
+  notEmpty("id", options.id)
+  notEmpty("key.id", options.key?.id)
+  notEmpty("group", options.group)
+  notEmpty("deployment", options.deployment)
+  notEmpty("apiVersion", options.apiVersion)
+  if (options.key !== undefined) {
+    if (!Redacted.isRedacted(options.key.value)) throw new RangeError("Target.make: key.value must be Redacted")
+    notEmpty("key.value", Redacted.value(options.key.value))
+  }
+  positive("contextWindow", options.contextWindow)
+  positive("maxOutputTokens", options.maxOutputTokens)
+  notNegative("price.input", options.price?.input)
+  notNegative("price.output", options.price?.output)
+  notNegative("price.cachedInput", options.price?.cachedInput)
+  if (options.order !== undefined && !Number.isFinite(options.order)) {
+    throw new RangeError(`Target.make: order must be a finite number, got ${options.order}`)
+  }
+  if (options.baseUrl !== undefined && !(URL.canParse(options.baseUrl) && /^https?:/i.test(options.baseUrl))) {
+    throw new RangeError(`Target.make: baseUrl must be an absolute http(s) URL, got ${JSON.stringify(options.baseUrl)}`)
+  }
+  const name = `${options.provider}/${options.model}`
+  return {
+    id: options.id ?? (options.key === undefined ? name : `${name}@${options.key.id}`),
+    provider: options.provider,
+    model: options.model,
+    key: options.key,
+    group: options.group,
+    baseUrl: options.baseUrl,
+    order: options.order ?? 0,
+    contextWindow: options.contextWindow,
+    maxOutputTokens: options.maxOutputTokens,
+    price: options.price,
+    capabilities: options.capabilities ?? {},
+    parameters: options.parameters ?? {},
+    headers: options.headers ?? {},
+    deployment: options.deployment,
+    apiVersion: options.apiVersion
+  }
+}
+
+/**
+ * Returns the key under which a policy keeps its state about a target at one scope.
+ *
+ * **Details**
+ *
+ * A model is known per account: two keys of one group share the state of a model, keys without a group do not. A
+ * deployment is known per base URL. `request` has no state and returns `undefined`.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const scopeKey = (target: Target, scope: Scope): string | undefined => {
+  switch (scope) {
+    case "request":
+      return undefined
+    case "target":
+      return `target:${target.id}`
+    case "deployment":
+      return `deployment:${target.provider}/${target.deployment ?? target.model}${
+        target.baseUrl === undefined ? `@${account(target)}` : `@${target.baseUrl}`
+      }`
+    case "model":
+      return `model:${target.provider}/${target.model}@${account(target)}`
+    case "key":
+      return `key:${target.provider}@${target.key?.id ?? "none"}`
+    case "group":
+      return `group:${target.provider}@${account(target)}`
+    case "provider":
+      return `provider:${target.provider}`
+  }
+}
+
+const account = (target: Target): string => target.group ?? target.key?.id ?? "none"
+
+/**
+ * Returns every key under which state about a target may be kept, from the narrowest scope to the widest.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const scopeKeys = (target: Target): ReadonlyArray<string> => {
+  const keys: Array<string> = []
+  for (const scope of ["target", "deployment", "model", "key", "group", "provider"] as const) {
+    const key = scopeKey(target, scope)
+    if (key !== undefined) keys.push(key)
+  }
+  return keys
+}
+
+const groqModels = [
+  "llama-3.3-70b-versatile",
+  "llama-3.3-70b-specdec",
+  "llama-3.1-70b-versatile",
+  "llama-3.1-8b-instant",
+  "llama-3.2-90b-text-preview",
+  "llama-3.2-90b-vision-preview",
+  "llama-3.2-11b-text-preview",
+  "llama-3.2-11b-vision-preview",
+  "llama-3.2-3b-preview",
+  "llama-3.2-1b-preview",
+  "llama3-70b-8192",
+  "llama3-8b-8192",
+  "mixtral-8x7b-32768",
+  "gemma2-9b-it",
+  "gemma-7b-it"
+] as const
+
+const openaiModels = [
+  "gpt-4o",
+  "gpt-4o-mini",
+  "gpt-4-turbo",
+  "gpt-4-turbo-preview",
+  "gpt-4",
+  "gpt-3.5-turbo",
+  "gpt-3.5-turbo-16k"
+] as const
+
+const anthropicModels = [
+  "claude-3-5-sonnet-20241022",
+  "claude-3-5-haiku-20241022",
+  "claude-3-opus-20240229",
+  "claude-3-sonnet-20240229",
+  "claude-3-haiku-20240307"
+] as const
+
+const withVision: ReadonlySet<string> = new Set([
+  "llama-3.2-90b-vision-preview",
+  "llama-3.2-11b-vision-preview",
+  "gpt-4o",
+  "gpt-4o-mini",
+  "gpt-4-turbo",
+  ...anthropicModels
+])
+
+/**
+ * The catalogue of known models in their order: 15 of Groq, 7 of OpenAI, 5 of Anthropic.
+ *
+ * **Details**
+ *
+ * Each entry is what `make` takes, without a key. Models that cannot see images say so.
+ *
+ * **Gotchas**
+ *
+ * Vendors have retired many of these names. A retired model answers `model_not_found`, which leads a router to the
+ * next one; replace the list where that is not wanted.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const catalogue: ReadonlyArray<Pick<Options, "provider" | "model" | "capabilities">> = [
+  ...groqModels.map((model) => ({ provider: "groq", model })),
+  ...openaiModels.map((model) => ({ provider: "openai", model })),
+  ...anthropicModels.map((model) => ({ provider: "anthropic", model }))
+].map((entry) => ({ ...entry, capabilities: { images: withVision.has(entry.model) } }))

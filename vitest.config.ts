@@ -1,0 +1,16 @@
+import { defaultServerConditions } from "vite"
+import { defineConfig } from "vitest/config"
+import * as Doctest from "./test/support/Doctest.ts"
+
+Doctest.write()
+
+export default defineConfig({
+  ssr: { resolve: { conditions: ["breakwater-source", ...defaultServerConditions] } },
+  test: {
+    reporters: ["default", "./test/support/CountReporter.ts"],
+    projects: [
+      { extends: true, test: { name: "unit", include: ["test/**/*.test.ts"] } },
+      { extends: true, test: { name: "docs", include: [".doctest/*.test.ts"], isolate: false } }
+    ]
+  }
+})

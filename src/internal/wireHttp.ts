@@ -1,0 +1,291 @@
+/**
+ * One HTTP exchange with a provider: sent once, without trace headers, its socket bound to a scope.
+ *
+ * @internal
+ */
+import * as Clock from "effect/Clock"
+import * as Effect from "effect/Effect"
+import { constTrue } from "effect/Function"
+import * as HttpClient from "effect/http/HttpClient"
+import type { HttpClientError } from "effect/http/HttpClientError"
+import * as HttpClientRequest from "effect/http/HttpClientRequest"
+import type * as HttpClientResponse from "effect/http/HttpClientResponse"
+import * as Redacted from "effect/Redacted"
+import * as Result from "effect/Result"
+import type { Scope } from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as Classifier from "../Classifier.ts"
+import * as LLMError from "../LLMError.ts"
+import type { CompletionRequest, StreamPart } from "../LLMService.ts"
+import type { Adapter, Reply } from "../Provider.ts"
+import type { Target } from "../Target.ts"
+import * as Json from "./wireJson.ts"
+import * as Parts from "./wireParts.ts"
+import type { Body } from "./wirePrompt.ts"
+import * as Sse from "./wireSse.ts"
+
+/** A request as a format describes it; `problems` says what it could not express, an empty `url` that there is none. */
+export interface WireRequest {
+  readonly url: string
+  readonly headers: Readonly<Record<string, string>>
+  readonly body: Body
+  readonly problems: ReadonlyArray<string>
+}
+
+/** A wire format: pure functions between requests, replies and bytes. */
+export interface Format<S> {
+  readonly request: (target: Target, request: CompletionRequest, stream: boolean) => WireRequest
+  /** The header that carries the key. */
+  readonly authorize: (key: string) => readonly [name: string, value: string]
+  readonly reply: (target: Target, body: unknown, text: string) => Result.Result<Parts.WireReply, Parts.Failure>
+  readonly machine: Sse.Machine<S>
+  /** Response headers that may hold the request id, the best one first. */
+  readonly requestIds: ReadonlyArray<string>
+}
+
+/** Builds the adapter of a wire format over an HTTP client. */
+export const adapter = <S>(client: HttpClient.HttpClient, format: Format<S>): Adapter => {
+  // Bound to the scope, an exchange lets go of its socket also when nobody ever reads its body.
+  const scoped = HttpClient.transformResponse(
+    HttpClient.withScope(client),
+    Effect.provideService(HttpClient.TracerDisabledWhen, constTrue)
+  )
+  return {
+    complete: (target, request) =>
+      Effect.scoped(
+        Effect.flatMap(open(scoped, format, target, request, false), (exchange) =>
+          Effect.flatMap(exchange.text, (text) =>
+            Result.match(readReply(format, exchange, text), {
+              onSuccess: (reply): Effect.Effect<Reply, LLMError.LLMError> =>
+                Effect.succeed({ ...reply, requestId: exchange.requestId }),
+              onFailure: (failure) =>
+                fail(exchange, failure, false)
+            })))
+      ),
+    stream: (target, request) =>
+      Stream.unwrap(Effect.map(open(scoped, format, target, request, true), (exchange) => parts(format, exchange)))
+  }
+}
+
+/** A response with status 2xx, and what an error about it has to say. */
+interface Exchange extends Caller {
+  readonly response: HttpClientResponse.HttpClientResponse
+  readonly requestId: string | undefined
+  readonly text: Effect.Effect<string, LLMError.LLMError>
+}
+
+interface Caller {
+  readonly target: Target
+  readonly secrets: ReadonlyArray<Redacted.Redacted<string>>
+}
+
+const errorBodyLimit = 64 * 1024
+
+const open = <S>(
+  client: HttpClient.HttpClient.With<HttpClientError, Scope>,
+  format: Format<S>,
+  target: Target,
+  request: CompletionRequest,
+  stream: boolean
+): Effect.Effect<Exchange, LLMError.LLMError, Scope> =>
+  Effect.suspend(() => {
+    const wire = format.request(target, request, stream)
+    const problem = wire.problems[0]
+    if (problem !== undefined) return Effect.fail(rejected(target, problem, wire.url === "" ? "target" : "request"))
+    const body = Result.try(() => JSON.stringify(wire.body))
+    if (Result.isFailure(body)) {
+      return Effect.fail(rejected(target, "extra or parameters hold a value that is not JSON"))
+    }
+
+    const key = target.key === undefined ? undefined : Redacted.value(target.key.value).trim()
+    const headers: Record<string, string> = {
+      accept: stream ? "text/event-stream" : "application/json",
+      ...wire.headers
+    }
+    for (const [name, value] of Object.entries(target.headers)) headers[name.toLowerCase()] = value
+    if (key !== undefined) {
+      const [name, value] = format.authorize(key)
+      headers[name] = value
+    }
+    const caller: Caller = { target, secrets: secretsOf(target, wire.url, key) }
+    const exchange = client.execute(
+      HttpClientRequest.post(wire.url).pipe(
+        HttpClientRequest.setHeaders(headers),
+        HttpClientRequest.bodyText(body.success, "application/json")
+      )
+    )
+    return Effect.matchEffect(exchange, {
+      onSuccess: (response) =>
+        response.status >= 200 && response.status < 300
+          ? Effect.succeed<Exchange>({
+            ...caller,
+            response,
+            requestId: requestIdOf(response, format.requestIds),
+            text: Effect.catch(response.text, (error) => lost(caller, error, true))
+          })
+          : refused(caller, response),
+      onFailure: (error) => lost(caller, error, undefined)
+    })
+  })
+
+/** An error of the caller's making, found before anything was sent. */
+const rejected = (target: Target, detail: string, scope: "request" | "target" = "request"): LLMError.LLMError =>
+  new LLMError.PermanentError({
+    provider: target.provider,
+    model: target.model,
+    target: target.id,
+    reason: "invalid_request",
+    scope,
+    detail
+  })
+
+const contextOf = (caller: Caller, receivedAt: number) => ({
+  provider: caller.target.provider,
+  model: caller.target.model,
+  target: caller.target.id,
+  receivedAt,
+  secrets: caller.secrets
+})
+
+/** The connection could not be made or broke; `sent` says that the provider had the request for certain. */
+const lost = (caller: Caller, error: unknown, sent: boolean | undefined): Effect.Effect<never, LLMError.LLMError> =>
+  Effect.flatMap(
+    Clock.currentTimeMillis,
+    (now) => Effect.fail(Classifier.fromUnknown(error, { ...contextOf(caller, now), sent }))
+  )
+
+const refused = (
+  caller: Caller,
+  response: HttpClientResponse.HttpClientResponse
+): Effect.Effect<never, LLMError.LLMError> =>
+  Effect.flatMap(cappedText(response), (body) =>
+    Effect.flatMap(Clock.currentTimeMillis, (now) =>
+      Effect.fail(
+        Classifier.fromHttp({ ...contextOf(caller, now), status: response.status, headers: response.headers, body })
+      )))
+
+/** The beginning of a body: enough to name the error, whatever its size, and whether or not the rest arrives. */
+const cappedText = (response: HttpClientResponse.HttpClientResponse): Effect.Effect<string> =>
+  Effect.suspend(() => {
+    const decoder = new TextDecoder()
+    let text = ""
+    const read = Stream.runForEachWhile(response.stream, (bytes) =>
+      Effect.sync(() => {
+        text += decoder.decode(bytes, { stream: true })
+        return text.length < errorBodyLimit
+      }))
+    return Effect.map(Effect.ignore(read), () => text.slice(0, errorBodyLimit))
+  })
+
+const fail = (
+  exchange: Exchange,
+  failure: Parts.Failure,
+  contentSeen: boolean
+): Effect.Effect<never, LLMError.LLMError> =>
+  Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.fail(toError(exchange, failure, contentSeen, now)))
+
+const toError = (
+  exchange: Exchange,
+  failure: Parts.Failure,
+  contentSeen: boolean,
+  now: number
+): LLMError.LLMError => {
+  const context = contextOf(exchange, now)
+  const status = exchange.response.status
+  switch (failure._tag) {
+    case "Reported":
+      return Classifier.fromSse({
+        ...context,
+        status,
+        headers: exchange.response.headers,
+        event: failure.event,
+        body: failure.body,
+        contentSeen
+      })
+    case "Truncated":
+      return Classifier.streamTruncated({ ...context, status, requestId: exchange.requestId, sent: true })
+    case "Unusable":
+      return new LLMError.ServerError({
+        provider: context.provider,
+        model: context.model,
+        target: context.target,
+        reason: failure.reason,
+        scope: "target",
+        status,
+        requestId: exchange.requestId,
+        maybeBilled: true,
+        detail: failure.detail
+      })
+  }
+}
+
+/** A whole reply, or why the body is none. */
+const readReply = <S>(
+  format: Format<S>,
+  exchange: Exchange,
+  text: string
+): Result.Result<Parts.WireReply, Parts.Failure> => {
+  const trimmed = text.trim()
+  if (trimmed === "") return Result.fail(Parts.unusable("the response has no body", "empty_response"))
+  const body = Json.parse(trimmed)
+  if (body !== undefined) return format.reply(exchange.target, body, trimmed)
+  return Result.fail(
+    trimmed.startsWith("<")
+      ? Parts.unusable("the response is an HTML page", "html_error_page")
+      : Parts.unusable("the response is not JSON")
+  )
+}
+
+/** The parts of a streamed answer; a provider that answers a streaming request with a whole reply is understood too. */
+const parts = <S>(format: Format<S>, exchange: Exchange): Stream.Stream<StreamPart, LLMError.LLMError> => {
+  const head = Parts.metadata(exchange.target.model, exchange.requestId)
+  const whole = (text: string) =>
+    Result.match(readReply(format, exchange, text), {
+      onSuccess: (reply): Effect.Effect<ReadonlyArray<StreamPart>, LLMError.LLMError> =>
+        Effect.succeed(Parts.ofReply(reply)),
+      onFailure: (failure) => fail(exchange, failure, false)
+    })
+  if (/json|html/i.test(exchange.response.headers["content-type"] ?? "")) {
+    const rest = Effect.flatMap(exchange.text, whole)
+    return Stream.concat(Stream.succeed(head), Stream.fromIterableEffect(rest))
+  }
+  return Sse.decode({
+    head,
+    bytes: exchange.response.stream,
+    machine: format.machine,
+    target: exchange.target,
+    whole,
+    fail: (failure, contentSeen) => fail(exchange, failure, contentSeen),
+    lost: (error) => lost(exchange, error, true)
+  })
+}
+
+const requestIdOf = (
+  response: HttpClientResponse.HttpClientResponse,
+  names: ReadonlyArray<string>
+): string | undefined => {
+  const headers = response.headers
+  for (const name of names) {
+    const value = headers[name]
+    if (value !== undefined && value !== "") return value
+  }
+  return undefined
+}
+
+const secretHeader = /auth|key|token|cookie|secret/i
+
+/** Everything that must not come back in an error, wherever a provider or a runtime may echo it. */
+const secretsOf = (target: Target, url: string, key: string | undefined): ReadonlyArray<Redacted.Redacted<string>> => {
+  const secrets: Array<string> = key === undefined ? [] : [key]
+  for (const [name, value] of Object.entries(target.headers)) {
+    if (secretHeader.test(name)) secrets.push(value, value.replace(/^\S+\s+/, ""))
+  }
+  if (/[?@]/.test(url)) {
+    const parsed = new URL(url)
+    secrets.push(parsed.password, Result.getOrElse(Result.try(() => decodeURIComponent(parsed.password)), () => ""))
+    for (const [name, value] of parsed.searchParams) {
+      if (secretHeader.test(name)) secrets.push(value)
+    }
+  }
+  return secrets.filter((_) => _ !== "").map((_) => Redacted.make(_))
+}

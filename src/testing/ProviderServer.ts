@@ -1,0 +1,470 @@
+/**
+ * A real HTTP server on loopback that behaves like a vendor of language models, with quotas and faults on demand.
+ *
+ * It speaks the OpenAI, Azure OpenAI and Anthropic formats, whole and streamed, keeps exact request and token quotas
+ * that answer 429 with true headers, and does what goes wrong in production: errors, resets, silence, cut and stalled
+ * streams. Everything it received is counted. State lives in the server and ends with its scope, which destroys all
+ * sockets at once.
+ *
+ * **Details**
+ *
+ * A request meets, in this order: a scripted fault that takes the place of the answer, the check of its key, of its
+ * model and body, the quota, and then its answer, which may hold one of the other faults. A fault of `enqueue` comes
+ * before `outage`, and that before `faultRates`.
+ *
+ * Quotas refill evenly and start full. A request is admitted when its input (characters of its messages ÷ 4) and the
+ * output it reserves (`max_tokens`, or the length of the reply when it sets none) fit all dimensions at once; when the
+ * answer ends, the reservation is replaced by what was sent. A client that leaves a stream is charged what was written
+ * until then, one that leaves a whole answer all of it. Times come from `Clock`, chance from `seed`.
+ *
+ * A stated wait is the shortest that admits the same request if no other comes first, rounded up to the precision of
+ * the header. Vendors that state no wait (Mistral, DeepSeek) state none here; Moonshot states it in the text only.
+ *
+ * **Gotchas**
+ *
+ * Under a `TestClock` the latencies wait for the clock, but the sockets do not: use a live clock, and short latencies.
+ *
+ * **Example** (Meeting a rate limit)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import * as ProviderServer from "breakwater/testing/ProviderServer"
+ *
+ * const program = Effect.scoped(Effect.gen(function*() {
+ *   const server = yield* ProviderServer.make({
+ *     format: "openai",
+ *     limits: { requests: { limit: 1, per: "1 minute" } }
+ *   })
+ *   const ask = Effect.promise(() =>
+ *     fetch(`${server.url}/chat/completions`, {
+ *       method: "POST",
+ *       headers: { authorization: "Bearer any" },
+ *       body: JSON.stringify({ model: "gpt-4o", messages: [{ role: "user", content: "Hi" }] })
+ *     }).then((response) => response.status)
+ *   )
+ *   return [yield* ask, yield* ask, (yield* server.received).refused]
+ * }))
+ *
+ * await Effect.runPromise(program) // => [200, 429, 1]
+ * ```
+ *
+ * @since 0.1.0
+ */
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as FiberSet from "effect/FiberSet"
+import { ServeError } from "effect/http/HttpServerError"
+import * as Layer from "effect/Layer"
+import * as Random from "effect/Random"
+import * as Redacted from "effect/Redacted"
+import type * as Scope from "effect/Scope"
+import * as Http from "node:http"
+import type { Socket } from "node:net"
+import type { Book, Exchange, Stats } from "../internal/providerServerBook.ts"
+import { makeBook } from "../internal/providerServerBook.ts"
+import type { Decision, Desk, Matching, Range, Settings } from "../internal/providerServerDesk.ts"
+import { makeDesk } from "../internal/providerServerDesk.ts"
+import { check, Fault } from "../internal/providerServerPlan.ts"
+import type { Limits } from "../internal/providerServerQuota.ts"
+import { decode, wrong } from "../internal/providerServerQuota.ts"
+import type { Reply } from "../internal/providerServerReply.ts"
+import { standard } from "../internal/providerServerReply.ts"
+import type { ChatRequest } from "../internal/providerServerRequest.ts"
+import type { Flavour, Format } from "../internal/providerServerVendor.ts"
+import type { Key } from "../Target.ts"
+
+export {
+  /**
+   * Faults of a provider: a union and its constructors.
+   *
+   * @category models
+   * @since 0.1.0
+   */
+  Fault
+}
+
+export type { Exchange, Stats } from "../internal/providerServerBook.ts"
+export type { Matching } from "../internal/providerServerDesk.ts"
+export type { Limits, Quota } from "../internal/providerServerQuota.ts"
+export type { FinishReason, Reply } from "../internal/providerServerReply.ts"
+export type { ChatRequest } from "../internal/providerServerRequest.ts"
+export type { Flavour, Format } from "../internal/providerServerVendor.ts"
+
+/**
+ * A running test provider.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class ProviderServer extends Context.Service<ProviderServer, {
+  /** Base URL, for `Target.baseUrl`: with `/v1` for the OpenAI format, the server's root for Azure and Anthropic. */
+  readonly url: string
+  readonly port: number
+  /** Lets the next matching requests meet a fault; by default the next one. */
+  readonly enqueue: (fault: Fault, options?: Matching & { readonly times?: number | undefined }) => Effect.Effect<void>
+  /** Lets all matching requests meet a fault until `heal`. */
+  readonly outage: (fault: Fault, options?: Matching) => Effect.Effect<void>
+  /** Ends all outages and drops the faults still enqueued. Requests that met their fault stay as they are. */
+  readonly heal: Effect.Effect<void>
+  readonly received: Effect.Effect<Stats>
+  /** Forgets all counts and the log, heals, and fills all quotas. */
+  readonly reset: Effect.Effect<void>
+  /** Waits until so many requests were received. */
+  readonly awaitRequests: (count: number) => Effect.Effect<void>
+  /** Waits until no request is in progress. */
+  readonly awaitIdle: Effect.Effect<void>
+  /** Waits until no socket is open. */
+  readonly awaitDisconnected: Effect.Effect<void>
+  /** Waits until the counts are as wanted; looks whenever one of them changes. */
+  readonly awaitStats: (predicate: (stats: Stats) => boolean) => Effect.Effect<void>
+}>()("breakwater/testing/ProviderServer") {}
+
+/**
+ * A time, or a range in which each one is drawn evenly.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Delay = Duration.Input | { readonly min: Duration.Input; readonly max: Duration.Input }
+
+/**
+ * Options of `make`.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Options {
+  readonly format: Format
+  /**
+   * Vendor of the OpenAI format whose envelopes and headers are sent.
+   *
+   * @default "openai"
+   */
+  readonly flavour?: Flavour | undefined
+  /**
+   * Known models (Azure: deployments); others get the vendor's answer to an unknown model.
+   *
+   * @default every model is known
+   */
+  readonly models?: ReadonlyArray<string> | undefined
+  /**
+   * Accepted keys; others get the vendor's answer to a wrong key.
+   *
+   * @default every key is accepted, named `key-1`, `key-2`, … in order of appearance
+   */
+  readonly keys?: ReadonlyArray<Key> | undefined
+  /**
+   * Quotas.
+   *
+   * @default none
+   */
+  readonly limits?: Limits | undefined
+  /** Quotas of some models or keys instead of `limits`; the first match counts. */
+  readonly overrides?: ReadonlyArray<Matching & { readonly limits: Limits }> | undefined
+  /**
+   * Who shares one quota: the requests of a model with one key, of a model with any key (keys of one organisation),
+   * of a key with any model, or all.
+   *
+   * @default "target"
+   */
+  readonly limitScope?: "target" | "model" | "key" | "server" | undefined
+  /**
+   * Whether a refused request takes one request from the quota, as it does at OpenAI.
+   *
+   * @default false
+   */
+  readonly countRejected?: boolean | undefined
+  /**
+   * Time to the first token and between two content chunks; a whole answer takes the sum.
+   *
+   * @default no latency
+   */
+  readonly latency?: { readonly firstToken?: Delay | undefined; readonly perChunk?: Delay | undefined } | undefined
+  /**
+   * What is answered, as text or in parts. A function that throws makes a 500 that says so.
+   *
+   * @default the tool demanded, JSON that follows the schema demanded, or `You said: ` and the last message
+   */
+  readonly reply?: string | Reply | ((request: ChatRequest) => string | Reply) | undefined
+  /**
+   * Characters of one content chunk.
+   *
+   * @default 16
+   */
+  readonly chunkSize?: number | undefined
+  /** Faults that requests meet by chance. */
+  readonly faultRates?: ReadonlyArray<Matching & { readonly rate: number; readonly fault: Fault }> | undefined
+  /**
+   * Seed of fault rates and latency ranges.
+   *
+   * @default the `Random` service of the caller
+   */
+  readonly seed?: string | number | undefined
+  /**
+   * Requests kept in `Stats.log`.
+   *
+   * @default 100
+   */
+  readonly logSize?: number | undefined
+  /**
+   * Port to listen on.
+   *
+   * @default a free one
+   */
+  readonly port?: number | undefined
+  /**
+   * Address to listen on.
+   *
+   * @default "127.0.0.1"
+   */
+  readonly host?: string | undefined
+}
+
+/**
+ * Starts a test provider that lives as long as its scope.
+ *
+ * **Gotchas**
+ *
+ * Dies with a `RangeError` that names the field when an option makes no sense; fails with a `ServeError` when it cannot
+ * listen.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const make: (options: Options) => Effect.Effect<ProviderServer["Service"], ServeError, Scope.Scope> = Effect
+  .fnUntraced(function*(options: Options) {
+    const settings = settingsOf(options)
+    const random = yield* options.seed === undefined
+      ? Effect.service(Random.Random)
+      : Random.withSeed(Effect.service(Random.Random), options.seed)
+    const clock = yield* Effect.service(Clock.Clock)
+    const book = makeBook(settings.logSize)
+    const desk = makeDesk(settings, random, clock)
+    const server = yield* Effect.acquireRelease(
+      Effect.sync(() => Http.createServer({ keepAliveTimeout: 0, requestTimeout: 0, headersTimeout: 0 })),
+      (server) =>
+        Effect.callback<void>((resume) => {
+          server.close(() => resume(Effect.void))
+          server.closeAllConnections()
+        })
+    )
+    const run = yield* FiberSet.makeRuntime<never, void, never>()
+    server.on("connection", (socket: Socket) => {
+      book.connected(1)
+      socket.on("close", () => book.connected(-1))
+    })
+    server.on("request", (request, response) => {
+      const fiber = run(serve(book, desk, request, response))
+      // The fiber ends before its response is closed, unless the client left first.
+      response.on("close", () => fiber.interruptUnsafe())
+      response.on("error", () => {})
+    })
+    const host = options.host ?? "127.0.0.1"
+    const port = yield* listen(server, host, options.port ?? 0)
+    const origin = `http://${host.includes(":") ? `[${host}]` : host}:${port}`
+    return ProviderServer.of({
+      url: options.format === "openai" ? `${origin}/v1` : origin,
+      port,
+      enqueue: (fault, options) => Effect.sync(() => desk.enqueue(fault, options)),
+      outage: (fault, options) => Effect.sync(() => desk.outage(fault, options)),
+      heal: Effect.sync(desk.heal),
+      received: Effect.sync(book.stats),
+      reset: Effect.sync(() => {
+        desk.reset()
+        book.reset()
+      }),
+      awaitRequests: (count) => book.until((stats) => stats.requests >= count),
+      awaitIdle: book.until((stats) => stats.concurrent.now === 0),
+      awaitDisconnected: book.until((stats) => stats.sockets.now === 0),
+      awaitStats: book.until
+    })
+  })
+
+/**
+ * Provides a test provider.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (options: Options): Layer.Layer<ProviderServer, ServeError> =>
+  Layer.effect(ProviderServer, make(options))
+
+const listen = (server: Http.Server, host: string, port: number): Effect.Effect<number, ServeError> =>
+  Effect.callback<number, ServeError>((resume) => {
+    const failed = (cause: Error): void => resume(Effect.fail(new ServeError({ cause })))
+    server.once("error", failed)
+    server.listen(port, host, () => {
+      server.off("error", failed)
+      const address = server.address()
+      resume(
+        typeof address === "object" && address !== null
+          ? Effect.succeed(address.port)
+          : Effect.fail(new ServeError({ cause: new Error("no TCP address") }))
+      )
+    })
+  })
+
+// ---------------------------------------------------------------------------
+// settings
+// ---------------------------------------------------------------------------
+
+const rangeOf = (field: string, delay: Delay | undefined): Range => {
+  if (delay === undefined) return { min: 0, max: 0 }
+  const [min, max] = typeof delay === "object" && "min" in delay ? [delay.min, delay.max] : [delay, delay]
+  const range = {
+    min: Duration.toMillis(Duration.fromInputUnsafe(min)),
+    max: Duration.toMillis(Duration.fromInputUnsafe(max))
+  }
+  if (!(range.min >= 0 && range.max >= range.min && Number.isFinite(range.max))) {
+    wrong(field, "finite with 0 <= min <= max", `${range.min} .. ${range.max}`)
+  }
+  return range
+}
+
+const settingsOf = (options: Options): Settings => {
+  const { chunkSize = 16, faultRates = [], format, logSize = 100, overrides = [], reply } = options
+  if (options.flavour !== undefined && format !== "openai") {
+    wrong("flavour", "absent unless the format is openai", options.flavour)
+  }
+  if (!(Number.isSafeInteger(chunkSize) && chunkSize > 0)) wrong("chunkSize", "a whole number > 0", chunkSize)
+  if (!(Number.isSafeInteger(logSize) && logSize >= 0)) wrong("logSize", "a whole number >= 0", logSize)
+  for (const { fault, rate } of faultRates) {
+    if (!(rate >= 0 && rate <= 1)) wrong("faultRates.rate", "from 0 to 1", rate)
+    check(fault)
+  }
+  return {
+    format,
+    vendor: format === "openai" ? options.flavour ?? "openai" : format,
+    models: options.models === undefined ? undefined : new Set(options.models),
+    modelNames: options.models ?? [],
+    keys: options.keys === undefined
+      ? undefined
+      : new Map(options.keys.map((key) => [Redacted.value(key.value), key.id])),
+    rules: [
+      ...overrides.map((override) => ({ matching: override, rules: decode(override.limits) })),
+      { matching: {}, rules: decode(options.limits ?? {}) }
+    ],
+    limitScope: options.limitScope ?? "target",
+    countRejected: options.countRejected ?? false,
+    firstToken: rangeOf("latency.firstToken", options.latency?.firstToken),
+    perChunk: rangeOf("latency.perChunk", options.latency?.perChunk),
+    reply: typeof reply === "function" ? reply : reply === undefined ? standard : () => reply,
+    chunkSize,
+    faultRates,
+    logSize
+  }
+}
+
+// ---------------------------------------------------------------------------
+// the wire
+// ---------------------------------------------------------------------------
+
+const serve = Effect.fnUntraced(
+  function*(book: Book, desk: Desk, request: Http.IncomingMessage, response: Http.ServerResponse) {
+    const visit = book.arrived()
+    let decision: Decision | undefined
+    let output = 0
+    let over = false
+    const leave = (outcome: Exchange["outcome"]): void => {
+      if (over) return
+      over = true
+      if (decision?.admitted !== undefined) {
+        visit.output(output)
+        decision.settle(output)
+      }
+      visit.left(decision?.entry, outcome)
+    }
+    const play = Effect.gen(function*() {
+      const text = yield* readText(request)
+      const { admitted, entry, outcome, steps } = decision = desk.decide({
+        method: request.method ?? "GET",
+        path: request.url ?? "/",
+        headers: flatten(request.headers),
+        text
+      })
+      visit.received(entry)
+      if (admitted !== undefined) {
+        visit.admitted(admitted.tokens)
+        output = admitted.leaving
+      }
+      for (const step of steps) {
+        switch (step._tag) {
+          case "Head":
+            visit.status(entry, step.status)
+            response.writeHead(step.status, { ...step.headers })
+            response.flushHeaders()
+            break
+          case "Sleep":
+            if (step.millis > 0) yield* Effect.sleep(step.millis)
+            break
+          case "Write":
+            output = step.output
+            if (!response.write(step.data)) yield* drained(response)
+            break
+          case "Release":
+            leave(outcome)
+            break
+          case "End":
+            response.end()
+            break
+          case "Destroy":
+            yield* flushed(response)
+            leave(outcome)
+            if (step.reset) response.socket?.resetAndDestroy()
+            else response.destroy()
+            break
+          case "Hang":
+            yield* hang(response, step.every, step.data)
+        }
+      }
+    })
+    yield* Effect.onExit(play, (exit) =>
+      Effect.suspend(() => {
+        leave("aborted")
+        if (Exit.isSuccess(exit) || Exit.hasInterrupts(exit)) return Effect.void
+        // A scripted header that HTTP does not allow must not leave the client waiting.
+        response.destroy()
+        return Effect.logError("ProviderServer: a request could not be answered", exit.cause)
+      }))
+  }
+)
+
+const flatten = (headers: Http.IncomingHttpHeaders): Readonly<Record<string, string>> =>
+  Object.fromEntries(
+    Object.entries(headers).map(([name, value]) => [name, Array.isArray(value) ? value.join(", ") : value ?? ""])
+  )
+
+const readText = (request: Http.IncomingMessage): Effect.Effect<string> =>
+  Effect.callback<string>((resume) => {
+    let text = ""
+    request.setEncoding("utf8")
+    request.on("data", (chunk: string) => {
+      text += chunk
+    })
+    request.on("end", () => resume(Effect.succeed(text)))
+    // A client that leaves while it sends closes the response too, which ends this fiber.
+    request.on("error", () => {})
+  })
+
+const drained = (response: Http.ServerResponse): Effect.Effect<void> =>
+  Effect.callback<void>((resume) => {
+    const done = (): void => resume(Effect.void)
+    response.once("drain", done)
+    return Effect.sync(() => response.off("drain", done))
+  })
+
+// What was written before the end of a connection must reach the client: an empty write is called back behind it.
+const flushed = (response: Http.ServerResponse): Effect.Effect<void> =>
+  Effect.callback<void>((resume) => {
+    const { socket } = response
+    if (socket === null || socket.destroyed) resume(Effect.void)
+    else socket.write("", () => resume(Effect.void))
+  })
+
+const hang = (response: Http.ServerResponse, every: number | undefined, data: string): Effect.Effect<never> =>
+  every === undefined
+    ? Effect.never
+    : Effect.forever(Effect.andThen(Effect.sleep(every), Effect.sync(() => response.write(data))))

@@ -132,7 +132,10 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
         entries.set(scopeKey, { until, reason })
       }),
     remaining: (scopeKey) =>
-      Effect.map(Clock.currentTimeMillis, (now) => Duration.millis(Math.max(0, (read(scopeKey, now)?.until ?? 0) - now))),
+      Effect.map(
+        Clock.currentTimeMillis,
+        (now) => Duration.millis(Math.max(0, (read(scopeKey, now)?.until ?? 0) - now))
+      ),
     latest: (groups) =>
       Effect.map(
         Clock.currentTimeMillis,

@@ -36,7 +36,12 @@ describe("Recovery", () => {
       [error("authentication", { reason: "invalid_key" }), ["never", "at-once", 3_600_000, "key"]],
       [error("authentication", { reason: "insufficient_quota" }), ["never", "at-once", 3_600_000, "group"]],
       [error("permanent", { reason: "content_filter" }), ["never", "never", 0, "key"]],
-      [error("permanent", { reason: "invalid_request", retryAfter: Duration.seconds(5) }), ["never", "never", 0, "key"]],
+      [error("permanent", { reason: "invalid_request", retryAfter: Duration.seconds(5) }), [
+        "never",
+        "never",
+        0,
+        "key"
+      ]],
       [error("permanent", { reason: "context_length_exceeded" }), ["never", "larger-window", 0, "key"]],
       [error("permanent", { reason: "model_not_found", scope: "model" }), ["never", "at-once", 3_600_000, "model"]],
       [error("permanent", { reason: "request_exceeds_limit" }), ["never", "at-once", 0, "key"]],
@@ -60,8 +65,18 @@ describe("Recovery", () => {
 
   it("a change touches its cell alone", () => {
     const recovery = Recovery.make({ reasons: { content_filter: { otherTargets: "at-once" } } })
-    assert.deepStrictEqual(row(error("permanent", { reason: "content_filter" }), recovery), ["never", "at-once", 0, "key"])
-    assert.deepStrictEqual(row(error("permanent", { reason: "invalid_request" }), recovery), ["never", "never", 0, "key"])
+    assert.deepStrictEqual(row(error("permanent", { reason: "content_filter" }), recovery), [
+      "never",
+      "at-once",
+      0,
+      "key"
+    ])
+    assert.deepStrictEqual(row(error("permanent", { reason: "invalid_request" }), recovery), [
+      "never",
+      "never",
+      0,
+      "key"
+    ])
     assert.deepStrictEqual(recovery.classes, Recovery.defaults.classes)
   })
 })

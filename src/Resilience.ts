@@ -1,0 +1,76 @@
+/**
+ * Everything wired: one layer from a list of targets to a resilient `LLMService`.
+ *
+ * `layer` puts together the providers' adapters, the cooldowns and the router, with defaults that fit most programs.
+ * Each of these parts can be used alone; this module adds nothing but the wiring.
+ *
+ * **Details**
+ *
+ * The defaults: 10 attempts a call, 2 retries on one target with exponential backoff and full jitter (1 s to 30 s),
+ * stated waits up to 3 s waited for in place, 10 minutes in all, 60 s for an attempt, 20 s to connect, 30 s to the first
+ * token, 30 s between tokens, and the recovery table of `Recovery`.
+ *
+ * **Gotchas**
+ *
+ * The HTTP client is yours to choose and must not retry by itself: `FetchHttpClient.layer`, or
+ * `NodeHttpClient.layerUndici` of `@effect/platform-node`. Both give up after 300 s without response headers.
+ *
+ * **Example** (Two providers, one service)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer, Redacted } from "effect"
+ * import { FetchHttpClient } from "effect/http"
+ * import { LLMService, Resilience, Target } from "breakwater"
+ *
+ * const key = (id: string) => ({ id, value: Redacted.make("secret") })
+ *
+ * const live = Resilience.layer({
+ *   targets: [
+ *     Target.make({ provider: "groq", model: "llama-3.3-70b-versatile", key: key("groq-1") }),
+ *     Target.make({ provider: "openai", model: "gpt-4o-mini", key: key("openai-1") })
+ *   ],
+ *   timeouts: { total: "2 minutes" }
+ * }).pipe(Layer.provide(FetchHttpClient.layer))
+ *
+ * const program = Effect.map(LLMService.LLMService, (llm) => Object.keys(llm)).pipe(Effect.provide(live))
+ *
+ * await Effect.runPromise(program) // => ["complete", "stream"]
+ * ```
+ *
+ * @since 0.1.0
+ */
+import type * as HttpClient from "effect/http/HttpClient"
+import * as Layer from "effect/Layer"
+import * as Cooldown from "./Cooldown.ts"
+import type { LLMService } from "./LLMService.ts"
+import * as Provider from "./Provider.ts"
+import * as Router from "./Router.ts"
+
+/**
+ * Options of `layer`: those of the router, and adapters of your own.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface Options extends Router.Options {
+  /** Adapters by provider name, besides or instead of the known ones. */
+  readonly providers?: Readonly<Record<string, Provider.Adapter>> | undefined
+}
+
+/**
+ * Provides an `LLMService` over targets, and the `Cooldown` it uses.
+ *
+ * **Gotchas**
+ *
+ * Throws a `RangeError` that names the option when one makes no sense.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layer = (
+  options: Options
+): Layer.Layer<LLMService | Cooldown.Cooldown, never, HttpClient.HttpClient> =>
+  Router.layer(options).pipe(
+    Layer.provideMerge(Cooldown.layerMemory),
+    Layer.provide(Provider.layerWith(options.providers ?? {}))
+  )

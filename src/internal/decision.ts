@@ -1,0 +1,363 @@
+/**
+ * The router's decisions as a pure function: what happens next, given what happened and what is cooling.
+ *
+ * The walk is circular: from the target that failed last, forward through the list and around, past everything that is
+ * cooling or that this call has given up. It is finite: a call makes at most `maxAttempts` attempts, and a wait always
+ * ends before the deadline.
+ *
+ * @internal
+ */
+import * as Duration from "effect/Duration"
+import type { Entry } from "../Cooldown.ts"
+import * as Errors from "../LLMError.ts"
+import type * as Recovery from "../Recovery.ts"
+import { scopeKey as scopeKeyOf, type Target } from "../Target.ts"
+
+/** A target with the keys of its state, derived once. */
+export interface Candidate {
+  readonly target: Target
+  readonly scopeKeys: ReadonlyArray<string>
+}
+
+/** What does not change during a call. */
+export interface Setup {
+  readonly candidates: ReadonlyArray<Candidate>
+  readonly maxAttempts: number
+  /** Longest stated wait that is waited for in place while other targets are free. */
+  readonly patienceMs: number
+  /** Milliseconds since the epoch at which the call must be over. */
+  readonly deadlineAt: number
+}
+
+/** Cooldowns by candidate index; what is absent is free. */
+export type Cooling = ReadonlyArray<Entry | undefined>
+
+type Why = Errors.Skipped["why"]
+
+/** What a call has learned so far. */
+export interface State {
+  readonly attempts: number
+  /** Candidates this call has given up, and why. */
+  readonly givenUp: ReadonlyMap<number, Why>
+  /** Last error by candidate. */
+  readonly errors: ReadonlyMap<number, Errors.LLMError>
+  /** Scope keys of failures that reach further than their target; what shares one is asked last. */
+  readonly suspects: ReadonlySet<string>
+}
+
+export type Event =
+  | { readonly _tag: "Start" }
+  | {
+    readonly _tag: "Failed"
+    readonly index: number
+    readonly error: Errors.LLMError
+    readonly rule: Recovery.Rule
+    /** Delay of the retry schedule, `undefined` when it allows no further retry here. */
+    readonly retryMs: number | undefined
+  }
+  | { readonly _tag: "Waited"; readonly index: number; readonly chosen: Errors.Attempt["chosen"] }
+
+export type Decision =
+  | {
+    readonly _tag: "Attempt"
+    readonly index: number
+    readonly chosen: Errors.Attempt["chosen"]
+    readonly skipped: ReadonlyArray<Errors.Skipped>
+  }
+  | {
+    readonly _tag: "Wait"
+    readonly index: number
+    readonly chosen: Errors.Attempt["chosen"]
+    readonly delayMs: number
+    /** Whether the delay is somebody's stated wait, which needs jitter on top so that waiters do not wake together. */
+    readonly stated: boolean
+  }
+  | { readonly _tag: "Stop"; readonly error: Errors.LLMError }
+
+export const initial: State = { attempts: 0, givenUp: new Map(), errors: new Map(), suspects: new Set() }
+
+export const decide = (
+  setup: Setup,
+  state: State,
+  event: Event,
+  cooling: Cooling,
+  now: number
+): readonly [State, Decision] => {
+  switch (event._tag) {
+    case "Start":
+      return [state, walk(setup, state, 0, "first", cooling, now)]
+    case "Waited":
+      return [
+        state,
+        isFree(state, cooling, event.index)
+          ? attempt(setup, state, event.index, event.chosen, cooling)
+          : walk(setup, state, event.index, event.chosen, cooling, now)
+      ]
+    case "Failed":
+      return afterFailure(setup, state, event, cooling, now)
+  }
+}
+
+const afterFailure = (
+  setup: Setup,
+  before: State,
+  event: Extract<Event, { readonly _tag: "Failed" }>,
+  cooling: Cooling,
+  now: number
+): readonly [State, Decision] => {
+  const { error, index, retryMs, rule } = event
+  const errors = new Map(before.errors).set(index, error)
+  const state: State = { ...before, attempts: before.attempts + 1, errors }
+  const retryFits = rule.sameTarget === "backoff" && retryMs !== undefined && now + retryMs < setup.deadlineAt
+  if (rule.otherTargets === "never" && rule.sameTarget === "never") return [state, { _tag: "Stop", error }]
+  if (state.attempts >= setup.maxAttempts) return [state, exhausted(setup, state, cooling)]
+
+  const stated = error.retryAfter === undefined ? 0 : Duration.toMillis(error.retryAfter)
+  const sibling = rule.siblingsFirst ? findSibling(setup, state, index, cooling) : undefined
+  if (sibling !== undefined) {
+    const onward = rule.sameTarget === "stated-wait" ? state : giveUp(state, index, "failed")
+    return [onward, attempt(setup, onward, sibling, "next", cooling)]
+  }
+
+  if (rule.sameTarget === "stated-wait" && stated > 0 && stated <= setup.patienceMs) {
+    const delayMs = Math.max(stated, cooling[index]?.remainingMs ?? 0)
+    if (now + delayMs < setup.deadlineAt) {
+      return [state, { _tag: "Wait", index, chosen: "retry", delayMs, stated: true }]
+    }
+  }
+
+  // A long stated wait is only worth it where there is nowhere else to go.
+  if (retryFits && (stated <= setup.patienceMs || findFree(setup, state, index + 1, cooling, index) === undefined)) {
+    return [state, { _tag: "Wait", index, chosen: "retry", delayMs: retryMs, stated: false }]
+  }
+
+  const onward = rule.sameTarget === "stated-wait"
+    ? state
+    : rule.otherTargets === "larger-window"
+    ? onlyLargerWindows(setup, state, index)
+    : suspect(setup, giveUp(state, index, rule.sameTarget === "backoff" ? "spent" : "failed"), index, error)
+  if (rule.otherTargets === "never") return [onward, { _tag: "Stop", error }]
+  if (rule.otherTargets === "larger-window") {
+    const larger = findLarger(setup, onward, index, cooling)
+    if (larger !== undefined) return [onward, attempt(setup, onward, larger, "next", cooling)]
+  }
+  return [onward, walk(setup, onward, index + 1, "next", cooling, now)]
+}
+
+const giveUp = (state: State, index: number, why: Why): State => ({
+  ...state,
+  givenUp: new Map(state.givenUp).set(index, why)
+})
+
+// What failed for a whole provider or account will most likely fail for its neighbours too.
+const suspect = (setup: Setup, state: State, index: number, error: Errors.LLMError): State => {
+  const target = setup.candidates[index]?.target
+  const scopeKey = target === undefined ? undefined : scopeKeyOf(target, error.scope)
+  return scopeKey === undefined ? state : { ...state, suspects: new Set(state.suspects).add(scopeKey) }
+}
+
+const isSuspect = (setup: Setup, state: State, index: number): boolean =>
+  setup.candidates[index]?.scopeKeys.some((key) => state.suspects.has(key)) === true
+
+// Overflow must never move to a window that is known to be as small; an unknown one may be larger.
+const onlyLargerWindows = (setup: Setup, state: State, index: number): State => {
+  const givenUp = new Map(state.givenUp).set(index, "failed")
+  const window = setup.candidates[index]?.target.contextWindow
+  setup.candidates.forEach(({ target }, other) => {
+    if (givenUp.has(other)) return
+    const sameModel = target.provider === setup.candidates[index]?.target.provider &&
+      target.model === setup.candidates[index]?.target.model
+    const known = window !== undefined && target.contextWindow !== undefined
+    if (known ? target.contextWindow <= window : sameModel) givenUp.set(other, "context_window")
+  })
+  return { ...state, givenUp }
+}
+
+const isFree = (state: State, cooling: Cooling, index: number): boolean =>
+  cooling[index] === undefined && !state.givenUp.has(index)
+
+const findFree = (
+  setup: Setup,
+  state: State,
+  from: number,
+  cooling: Cooling,
+  except?: number
+): number | undefined => {
+  const count = setup.candidates.length
+  let lastResort: number | undefined
+  for (let step = 0; step < count; step++) {
+    const index = (from + step) % count
+    if (index === except || !isFree(state, cooling, index)) continue
+    if (state.suspects.size === 0 || !isSuspect(setup, state, index)) return index
+    lastResort ??= index
+  }
+  return lastResort
+}
+
+const findSibling = (setup: Setup, state: State, index: number, cooling: Cooling): number | undefined => {
+  const failed = setup.candidates[index]?.target
+  const count = setup.candidates.length
+  for (let step = 1; step < count; step++) {
+    const other = (index + step) % count
+    const target = setup.candidates[other]?.target
+    if (target?.provider === failed?.provider && target?.model === failed?.model && isFree(state, cooling, other)) {
+      return other
+    }
+  }
+  return undefined
+}
+
+const findLarger = (setup: Setup, state: State, index: number, cooling: Cooling): number | undefined => {
+  const count = setup.candidates.length
+  for (let step = 1; step < count; step++) {
+    const other = (index + step) % count
+    const known = setup.candidates[other]?.target.contextWindow !== undefined
+    if (known && isFree(state, cooling, other)) return other
+  }
+  return undefined
+}
+
+const walk = (
+  setup: Setup,
+  state: State,
+  from: number,
+  chosen: Errors.Attempt["chosen"],
+  cooling: Cooling,
+  now: number
+): Decision => {
+  const free = findFree(setup, state, from, cooling)
+  if (free !== undefined) return attempt(setup, state, free, chosen, cooling)
+  const earliest = findEarliest(setup, state, cooling)
+  const delayMs = earliest === undefined ? undefined : cooling[earliest]?.remainingMs
+  return earliest === undefined || delayMs === undefined || now + delayMs >= setup.deadlineAt
+    ? exhausted(setup, state, cooling)
+    : { _tag: "Wait", index: earliest, chosen: "earliest", delayMs, stated: true }
+}
+
+const findEarliest = (setup: Setup, state: State, cooling: Cooling): number | undefined => {
+  let earliest: number | undefined
+  let soonest = Number.POSITIVE_INFINITY
+  for (let index = 0; index < setup.candidates.length; index++) {
+    const remaining = cooling[index]?.remainingMs ?? 0
+    if (!state.givenUp.has(index) && remaining < soonest) {
+      earliest = index
+      soonest = remaining
+    }
+  }
+  return earliest
+}
+
+const attempt = (
+  setup: Setup,
+  state: State,
+  index: number,
+  chosen: Errors.Attempt["chosen"],
+  cooling: Cooling
+): Decision => ({ _tag: "Attempt", index, chosen, skipped: skippedFor(setup, state, index, cooling) })
+
+const none: ReadonlyArray<Errors.Skipped> = []
+
+const skippedFor = (
+  setup: Setup,
+  state: State,
+  chosen: number,
+  cooling: Cooling
+): ReadonlyArray<Errors.Skipped> => {
+  if (cooling.length === 0 && state.givenUp.size === 0) return none
+  const skipped: Array<Errors.Skipped> = []
+  setup.candidates.forEach(({ target }, index) => {
+    if (index === chosen) return
+    const why = state.givenUp.get(index)
+    const entry = cooling[index]
+    if (why !== undefined) skipped.push({ target: target.id, why })
+    else if (entry !== undefined) skipped.push({ target: target.id, why: "cooldown", remainingMs: entry.remainingMs })
+  })
+  return skipped
+}
+
+/** The refusal when nothing is left: the error of the target that recovers first, with the counts by provider. */
+export const exhausted = (setup: Setup, state: State, cooling: Cooling): Decision => {
+  let surfaced: number | undefined
+  let soonest = Number.POSITIVE_INFINITY
+  let earliestMs: number | undefined
+  const providers = new Map<string, { provider: string; available: number; total: number }>()
+  for (let index = 0; index < setup.candidates.length; index++) {
+    const provider = setup.candidates[index]?.target.provider ?? ""
+    const counts = providers.get(provider) ?? { provider, available: 0, total: 0 }
+    providers.set(provider, counts)
+    counts.total++
+    if (isFree(state, cooling, index)) counts.available++
+    const remaining = cooling[index]?.remainingMs
+    const error = state.errors.get(index)
+    if (error?.errorClass === "permanent") continue
+    if (remaining !== undefined) earliestMs = Math.min(earliestMs ?? remaining, remaining)
+    if (error === undefined && remaining === undefined) continue
+    if ((remaining ?? 0) < soonest) {
+      soonest = remaining ?? 0
+      surfaced = index
+    }
+  }
+  const exhaustion: Errors.Exhaustion = {
+    targets: setup.candidates.length,
+    providers: Array.from(providers.values()),
+    ...(earliestMs === undefined ? undefined : { earliestMs })
+  }
+  return { _tag: "Stop", error: surface(setup, state, cooling, surfaced, exhaustion) }
+}
+
+const surface = (
+  setup: Setup,
+  state: State,
+  cooling: Cooling,
+  index: number | undefined,
+  exhaustion: Errors.Exhaustion
+): Errors.LLMError => {
+  const retryAfter = exhaustion.earliestMs === undefined
+    ? undefined
+    : { retryAfter: Duration.millis(exhaustion.earliestMs) }
+  const raised = index === undefined ? state.errors.values().next().value : state.errors.get(index)
+  // With one target the provider's own words say more than a count of one.
+  if (raised !== undefined) {
+    return setup.candidates.length === 1 ? raised : Errors.update(raised, { exhaustion, ...retryAfter })
+  }
+  const entry = index === undefined ? undefined : cooling[index]
+  const target = index === undefined ? undefined : setup.candidates[index]?.target
+  return Errors.make(entry === undefined ? "unknown" : classOf(entry.reason), {
+    provider: target?.provider ?? "none",
+    model: target?.model,
+    target: target?.id,
+    origin: "cooldown",
+    reason: entry?.reason ?? "cooldown",
+    exhaustion,
+    ...retryAfter
+  })
+}
+
+// A cooldown remembers its reason only; the class of a refusal follows from it.
+const classOf = (reason: Errors.Reason): Errors.ErrorClass => {
+  switch (reason) {
+    case "invalid_key":
+    case "expired_credential":
+    case "permission_denied":
+    case "ip_blocked":
+    case "region_blocked":
+      return "authentication"
+    case "connect_timeout":
+    case "headers_timeout":
+    case "body_timeout":
+    case "client_timeout":
+    case "gateway_timeout":
+    case "first_token":
+    case "idle":
+    case "attempt":
+      return "timeout"
+    case "model_not_found":
+      return "permanent"
+    case "overloaded":
+    case "capacity":
+    case "internal_error":
+      return "server_error"
+    default:
+      return "rate_limit"
+  }
+}

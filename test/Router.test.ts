@@ -1,0 +1,591 @@
+import { assert, describe, it } from "@effect/vitest"
+import { Cooldown, type LLMError, LLMService, Retry, Router, Target } from "breakwater"
+import * as TestProvider from "breakwater/testing/TestProvider"
+import { Cause, Duration, Effect, Exit, Fiber, Layer, Random, Redacted, Schedule, Stream } from "effect"
+import { Tool } from "effect/ai"
+import { TestClock } from "effect/testing"
+
+const target = (id: string, options: Partial<Target.Options> = {}): Target.Target => {
+  const [provider = "", model = ""] = id.split("/")
+  return Target.make({ provider, model, ...options })
+}
+
+const a = target("groq/a")
+const b = target("groq/b")
+const c = target("openai/c")
+
+const limited = (retryAfter?: Duration.Input, fields: Partial<LLMError.Fields> = {}) =>
+  TestProvider.fail("rate_limit", {
+    reason: "rate_limit",
+    scope: "model",
+    status: 429,
+    retryAfter: retryAfter === undefined ? undefined : Duration.fromInputUnsafe(retryAfter),
+    ...fields
+  })
+const broken = (fields: Partial<LLMError.Fields> = {}) =>
+  TestProvider.fail("server_error", { reason: "internal_error", scope: "provider", status: 500, ...fields })
+
+const overflow = TestProvider.fail("permanent", { reason: "context_length_exceeded", scope: "model", status: 400 })
+
+type Scripts = Parameters<typeof TestProvider.layer>[0]
+
+const withRouter = (options: Router.Options, scripts: Scripts) => {
+  const below = Layer.merge(TestProvider.layer(scripts), Cooldown.layerMemory)
+  return Layer.provideMerge(Router.layer(options), below)
+}
+
+const complete = (request: Partial<LLMService.CompletionRequest> = {}) =>
+  Effect.flatMap(LLMService.LLMService, (llm) => llm.complete({ prompt: "hi", ...request }))
+
+const streamParts = (request: Partial<LLMService.CompletionRequest> = {}) =>
+  Stream.unwrap(Effect.map(LLMService.LLMService, (llm) => llm.stream({ prompt: "hi", ...request })))
+
+const calledTargets = Effect.flatMap(
+  TestProvider.TestProvider,
+  (provider) => Effect.map(provider.calls, (calls) => calls.map((call) => call.target))
+)
+
+/** Runs an effect while the virtual time goes on, in steps. */
+const underTime = <A, E, R>(
+  effect: Effect.Effect<A, E, R>,
+  total: Duration.Input,
+  step: Duration.Input = "100 millis"
+) =>
+  Effect.gen(function*() {
+    const fiber = yield* Effect.forkChild(effect)
+    const steps = Math.ceil(
+      Duration.toMillis(Duration.fromInputUnsafe(total)) / Duration.toMillis(Duration.fromInputUnsafe(step))
+    )
+    for (let index = 0; index < steps && fiber.pollUnsafe() === undefined; index++) yield* TestClock.adjust(step)
+    return yield* Fiber.join(fiber)
+  })
+
+describe("Router", () => {
+  describe("classic cases", () => {
+    it.effect("one limit and then a success are two calls", () =>
+      Effect.gen(function*() {
+        const completion = yield* complete()
+        assert.strictEqual(completion.target, "groq/b")
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a", "groq/b"])
+        assert.deepStrictEqual(completion.attempts.map((_) => [_.target, _.outcome, _.chosen]), [
+          ["groq/a", "failure", "first"],
+          ["groq/b", "success", "next"]
+        ])
+      }).pipe(Effect.provide(withRouter({ targets: [a, b] }, {
+        "groq/a": [limited("22 minutes")],
+        "groq/b": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("when every model of a provider is limited the next attempt goes to the next provider", () =>
+      Effect.gen(function*() {
+        const completion = yield* complete()
+        assert.strictEqual(completion.target, "openai/c")
+        assert.strictEqual(completion.attempts.length, 3)
+      }).pipe(Effect.provide(withRouter({ targets: [a, b, c] }, {
+        "groq/a": [limited("1 minute")],
+        "groq/b": [limited("1 minute")],
+        "openai/c": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a second call skips what is cooling and says so", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        const second = yield* complete()
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a", "groq/b", "groq/b"])
+        assert.deepStrictEqual(second.attempts[0]?.skipped, [{
+          target: "groq/a",
+          why: "cooldown",
+          remainingMs: 60_000
+        }])
+      }).pipe(Effect.provide(withRouter({ targets: [a, b] }, {
+        "groq/a": [limited("1 minute")],
+        "groq/b": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("after the stated wait the first target is tried first again", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        yield* TestClock.adjust("22 minutes")
+        const later = yield* complete()
+        assert.strictEqual(later.target, "groq/a")
+      }).pipe(Effect.provide(withRouter({ targets: [a, b] }, {
+        "groq/a": [limited("22 minutes"), TestProvider.reply("back")],
+        "groq/b": [TestProvider.reply("ok")]
+      }))))
+  })
+
+  describe("recovery", () => {
+    it.effect("a server error is retried on the same target before another one is asked", () =>
+      Effect.gen(function*() {
+        const completion = yield* underTime(complete(), "1 minute")
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a", "groq/a", "groq/a", "openai/c"])
+        assert.strictEqual(completion.target, "openai/c")
+        assert.deepStrictEqual(completion.attempts.map((_) => _.chosen), ["first", "retry", "retry", "next"])
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+        "groq/a": [broken()],
+        "openai/c": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a timeout moves on at once and cools the target for 10 s", () =>
+      Effect.gen(function*() {
+        const completion = yield* underTime(complete(), "61 seconds")
+        assert.strictEqual(completion.target, "openai/c")
+        assert.deepStrictEqual(completion.attempts.map((_) => [_.reason, _.durationMs]), [
+          ["attempt", 60_000],
+          [undefined, 0]
+        ])
+        const cooldown = yield* Cooldown.Cooldown
+        assert.deepStrictEqual(
+          (yield* cooldown.active).map((_) => [_.scopeKey, _.remainingMs]),
+          [["target:groq/a", 10_000]]
+        )
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+        "groq/a": [TestProvider.stall()],
+        "openai/c": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("an unknown failure is retried once and then moves on", () =>
+      Effect.gen(function*() {
+        yield* underTime(complete(), "1 minute")
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a", "groq/a", "openai/c"])
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+        "groq/a": [TestProvider.fail("unknown", { reason: "unknown" })],
+        "openai/c": [TestProvider.reply("ok")]
+      }))))
+
+    const key1 = target("groq/a", { key: { id: "k1", value: Redacted.make("secret-1") } })
+    const key2 = target("groq/a", { key: { id: "k2", value: Redacted.make("secret-2") } })
+    const other1 = target("groq/b", { key: { id: "k1", value: Redacted.make("secret-1") } })
+
+    it.effect("a dead key is out for an hour and another key of the model is asked first (T22)", () =>
+      Effect.gen(function*() {
+        const completion = yield* complete()
+        assert.strictEqual(completion.target, "groq/a@k2")
+        yield* TestClock.adjust("59 minutes")
+        yield* complete()
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a@k1", "groq/a@k2", "groq/a@k2"])
+        yield* TestClock.adjust("1 minute")
+        yield* complete()
+        assert.deepStrictEqual((yield* calledTargets).slice(3), ["groq/a@k1", "groq/a@k2"])
+      }).pipe(Effect.provide(withRouter({ targets: [key1, other1, key2] }, {
+        "groq/a@k1": [TestProvider.fail("authentication", { reason: "invalid_key", scope: "key", status: 401 })],
+        "groq/a@k2": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a spent quota takes the whole group out, is not retried, and leaves other groups free (T10, T22)", () =>
+      Effect.gen(function*() {
+        const completion = yield* complete()
+        assert.strictEqual(completion.target, "groq/a@z")
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a@x", "groq/a@z"])
+      }).pipe(Effect.provide(withRouter({
+        targets: ["x", "y", "z"].map((id) =>
+          target("groq/a", { key: { id, value: Redacted.make(id) }, group: id === "z" ? "free" : "org" })
+        )
+      }, {
+        "groq/a@x": [
+          TestProvider.fail("rate_limit", {
+            reason: "insufficient_quota",
+            scope: "key",
+            status: 429,
+            retryAfter: Duration.seconds(1)
+          })
+        ],
+        "groq/a@z": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("an overflow only moves to larger windows, an unknown one last (T39)", () =>
+      Effect.gen(function*() {
+        const completion = yield* complete()
+        assert.deepStrictEqual(yield* calledTargets, ["p/m8", "p/m32", "p/unknown"])
+        assert.strictEqual(completion.target, "p/unknown")
+      }).pipe(Effect.provide(withRouter({
+        targets: [
+          target("p/m8", { contextWindow: 8192 }),
+          target("p/unknown"),
+          target("p/m4", { contextWindow: 4096 }),
+          target("p/m32", { contextWindow: 32_768 })
+        ]
+      }, {
+        "p/m8": [overflow],
+        "p/m32": [overflow],
+        "p/unknown": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a request that is wrong everywhere surfaces at once and cools nothing (T21)", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(complete())
+        assert.strictEqual(error._tag, "PermanentError")
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a"])
+        const cooldown = yield* Cooldown.Cooldown
+        assert.deepStrictEqual(yield* cooldown.active, [])
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+        "groq/a": [TestProvider.fail("permanent", { reason: "content_filter", scope: "model", status: 400 })]
+      }))))
+
+    it.effect("a retired model is out for an hour and the next one answers", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        yield* complete()
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a", "groq/b", "groq/b"])
+      }).pipe(Effect.provide(withRouter({ targets: [a, b] }, {
+        "groq/a": [TestProvider.fail("permanent", { reason: "model_not_found", scope: "model", status: 404 })],
+        "groq/b": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a short stated wait is waited for in place, a longer one moves on", () =>
+      Effect.gen(function*() {
+        const short = yield* underTime(complete(), "4 seconds")
+        assert.deepStrictEqual([short.target, short.attempts[1]?.chosen], ["groq/a", "retry"])
+        const long = yield* underTime(complete(), "10 seconds")
+        assert.strictEqual(long.target, "openai/c")
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+        "groq/a": [limited("2 seconds"), TestProvider.reply("ok"), limited("4 seconds")],
+        "openai/c": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a patience of zero never waits in place while another target is free", () =>
+      Effect.gen(function*() {
+        const completion = yield* complete()
+        assert.strictEqual(completion.target, "openai/c")
+      }).pipe(Effect.provide(withRouter({ targets: [a, c], patience: 0 }, {
+        "groq/a": [limited("1 second")],
+        "openai/c": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a retry schedule of the user's own is followed on each target", () =>
+      Effect.gen(function*() {
+        const completion = yield* underTime(complete(), "30 seconds")
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a", "groq/a", "openai/c", "openai/c"])
+        assert.deepStrictEqual(completion.attempts.map((_) => _.waitedMs), [0, 7000, 0, 7000])
+        assert.strictEqual(completion.timings.waitedMs, 14_000)
+      }).pipe(Effect.provide(withRouter({
+        targets: [a, c],
+        retry: Schedule.spaced("7 seconds").pipe(Schedule.upTo({ times: 1 }))
+      }, {
+        "groq/a": [broken()],
+        "openai/c": [broken(), TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a cell of the table can be changed", () =>
+      Effect.gen(function*() {
+        yield* Effect.flip(complete())
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a"])
+      }).pipe(Effect.provide(withRouter({
+        targets: [a, c],
+        recovery: { classes: { server_error: { sameTarget: "never", otherTargets: "never" } } }
+      }, { "groq/a": [broken()] }))))
+
+    it.effect("x-should-retry: false forbids the retry in place, not the next target", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a", "openai/c"])
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+        "groq/a": [broken({ shouldRetry: false })],
+        "openai/c": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a 503 with a stated wait keeps every call away from its scope until then (T30)", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        yield* TestClock.adjust("39 seconds")
+        yield* complete()
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a", "openai/c", "openai/c"])
+      }).pipe(Effect.provide(withRouter({ targets: [a, b, c] }, {
+        "groq/a": [broken({ status: 503, retryAfter: Duration.seconds(40) })],
+        "openai/c": [TestProvider.reply("ok")]
+      }))))
+  })
+
+  describe("exhaustion", () => {
+    it.effect("the error of the target that recovers first is raised, with all attempts and the counts by provider", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(complete({ deadline: "1 minute" }))
+        assert.strictEqual(error._tag, "RateLimitError")
+        assert.strictEqual(error.target, "groq/b")
+        assert.deepStrictEqual(error.retryAfter, Duration.minutes(15))
+        assert.strictEqual(
+          error.message,
+          "rate limited on all 3 targets; earliest capacity in 15 m (groq 0/2, openai 0/1)"
+        )
+        assert.deepStrictEqual(error.attempts.map((_) => _.target), ["groq/a", "groq/b", "openai/c"])
+        const again = yield* Effect.flip(complete({ deadline: "1 minute" }))
+        assert.deepStrictEqual([again.origin, again.attempts.length], ["cooldown", 0])
+        assert.strictEqual(again.message, error.message)
+        assert.strictEqual((yield* calledTargets).length, 3)
+      }).pipe(Effect.provide(withRouter({ targets: [a, b, c] }, {
+        "groq/a": [limited("20 minutes")],
+        "groq/b": [limited("15 minutes")],
+        "openai/c": [limited("50 minutes")]
+      }))))
+
+    it.effect("when all are cooling the earliest is waited for within the deadline, never sooner than stated (T30)", () =>
+      Effect.gen(function*() {
+        const completion = yield* underTime(complete(), "40 seconds")
+        assert.strictEqual(completion.target, "groq/b")
+        const last = completion.attempts.at(-1)
+        assert.strictEqual(last?.chosen, "earliest")
+        assert.isAtLeast(last?.startedMs ?? 0, 20_000)
+        assert.isAtMost(last?.startedMs ?? 0, 22_100)
+      }).pipe(Effect.provide(withRouter({ targets: [a, b] }, {
+        "groq/a": [limited("30 seconds")],
+        "groq/b": [limited("20 seconds"), TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a wait beyond the deadline fails at once: it neither sleeps nor retries early (T30)", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(complete({ deadline: "10 seconds" }))
+        assert.strictEqual(error._tag, "RateLimitError")
+        assert.strictEqual((yield* calledTargets).length, 1)
+      }).pipe(Effect.provide(withRouter({ targets: [a] }, { "groq/a": [limited("11 seconds")] }))))
+
+    it.effect("waiters for the same stated wait come back spread, never early (T25)", () =>
+      Effect.gen(function*() {
+        yield* complete({ deadline: "1 second" }).pipe(Effect.flip)
+        const fibers = yield* Effect.forEach(Array.from({ length: 200 }), () => Effect.forkChild(complete()))
+        for (let second = 0; second < 50; second++) yield* TestClock.adjust("1 second")
+        yield* Effect.forEach(fibers, Fiber.join)
+        const provider = yield* TestProvider.TestProvider
+        const wakes = (yield* provider.calls).slice(1).map((call) => call.at)
+        assert.strictEqual(wakes.length, 200)
+        assert.isTrue(wakes.every((at) => at >= 40_000 && at <= 44_001))
+        const buckets = Array.from({ length: 10 }, (_, n) =>
+          wakes.filter((at) => Math.floor((at - 40_000) / 400.1) === n).length)
+        assert.isTrue(
+          buckets.every((count) =>
+            count <= 40
+          ),
+          `no bucket above twice the mean: ${buckets.join(" ")}`
+        )
+      }).pipe(
+        Random.withSeed("spread"),
+        Effect.provide(withRouter({ targets: [a] }, {
+          "groq/a": [limited("40 seconds"), TestProvider.reply("ok")]
+        }))
+      ))
+
+    it.effect("a call makes at most maxAttempts attempts over all targets (T29, T39)", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(underTime(complete(), "10 minutes"))
+        assert.strictEqual(error._tag, "ServerError")
+        assert.strictEqual((yield* calledTargets).length, 4)
+        assert.strictEqual(error.attempts.length, 4)
+      }).pipe(Effect.provide(withRouter({ targets: [a, b, c], maxAttempts: 4 }, { "*": [broken()] }))))
+
+    it.effect("the walk ends when every target has failed for good, with the first cause (T37)", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(underTime(complete(), "10 minutes"))
+        assert.strictEqual(error.detail, "boom a")
+        assert.strictEqual(error.message, "server error on all 2 targets (groq 0/1, openai 0/1)")
+        assert.strictEqual((yield* calledTargets).length, 6)
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+        "groq/a": [broken({ detail: "boom a" })],
+        "openai/c": [broken({ detail: "boom c" })]
+      }))))
+
+    it.effect("with a single target the provider's own words are the message", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(complete({ deadline: "1 second" }))
+        assert.strictEqual(error.message, "groq/a: rate limited (rate_limit, 429), retry after 5s: slow down")
+      }).pipe(
+        Effect.provide(withRouter({ targets: [a] }, { "groq/a": [limited("5 seconds", { detail: "slow down" })] }))
+      ))
+  })
+
+  describe("deadline", () => {
+    it.effect("one deadline covers attempts and waits, and is told from a provider's timeout", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(underTime(complete({ deadline: "5 seconds" }), "6 seconds"))
+        assert.strictEqual(error._tag, "TimeoutError")
+        assert.deepStrictEqual([error.origin, error.reason, error.scope], ["deadline", "deadline", "request"])
+        assert.strictEqual(error.attempts.length, 1)
+        const cooldown = yield* Cooldown.Cooldown
+        assert.deepStrictEqual(yield* cooldown.active, [])
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, { "*": [TestProvider.stall()] }))))
+
+    it.effect("a backoff that would pass the deadline is not slept for", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(complete({ deadline: "10 seconds" }))
+        assert.strictEqual(error._tag, "ServerError")
+      }).pipe(Effect.provide(withRouter({
+        targets: [a],
+        retry: Retry.exponential({ base: "1 minute", factor: 2, max: "1 minute", jitter: "none" })
+      }, { "groq/a": [broken()] }))))
+  })
+
+  describe("candidates", () => {
+    const tool = Tool.make("Add")
+
+    it.effect("a target that declares what it cannot do is not asked for it", () =>
+      Effect.gen(function*() {
+        assert.strictEqual((yield* complete({ tools: [tool] })).target, "openai/c")
+        assert.strictEqual((yield* complete()).target, "groq/a")
+      }).pipe(Effect.provide(withRouter({ targets: [target("groq/a", { capabilities: { tools: false } }), c] }, {
+        "*": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a request that no target can serve says what it needs", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(complete({ tools: [tool] }))
+        assert.deepStrictEqual([error._tag, error.origin, error.reason], [
+          "PermanentError",
+          "router",
+          "unsupported_parameter"
+        ])
+        assert.include(error.message, "needs tools")
+      }).pipe(Effect.provide(withRouter({ targets: [target("groq/a", { capabilities: { tools: false } })] }, {}))))
+
+    it.effect("a lower order is tried first", () =>
+      Effect.gen(function*() {
+        assert.strictEqual((yield* complete()).target, "openai/first")
+      }).pipe(Effect.provide(withRouter({
+        targets: [target("groq/second", { order: 2 }), target("openai/first", { order: 1 })]
+      }, { "*": [TestProvider.reply("ok")] }))))
+
+    for (
+      const [field, request] of [
+        ["maxTokens", { maxTokens: 0 }],
+        ["temperature", { temperature: Number.NaN }],
+        ["topP", { topP: 2 }],
+        ["deadline", { deadline: 0 }],
+        ["responseFormat.name", { responseFormat: { type: "json_schema", name: "not a name", schema: {} } }],
+        ["prompt", { prompt: [] }]
+      ] as const satisfies ReadonlyArray<readonly [string, Partial<LLMService.CompletionRequest>]>
+    ) {
+      it.effect(`a request with a wrong ${field} is refused by name before any attempt`, () =>
+        Effect.gen(function*() {
+          const error = yield* Effect.flip(complete(request))
+          assert.deepStrictEqual([error._tag, error.reason, error.scope], [
+            "PermanentError",
+            "invalid_request",
+            "request"
+          ])
+          assert.include(error.message, `request.${field}`)
+          assert.deepStrictEqual(yield* calledTargets, [])
+        }).pipe(Effect.provide(withRouter({ targets: [a] }, {}))))
+    }
+  })
+
+  describe("streams", () => {
+    const texts = (parts: ReadonlyArray<LLMService.StreamPart>) =>
+      parts.flatMap((part) => part.type === "text-delta" ? [part.delta] : []).join("")
+
+    it.effect("a stream fails over before its first content part, and its output comes from one target (T36)", () =>
+      Effect.gen(function*() {
+        const parts = yield* Stream.runCollect(streamParts())
+        assert.strictEqual(texts(parts), "all from c")
+        const finish = parts.at(-1)
+        assert.strictEqual(finish?.type, "finish")
+        const record = finish?.metadata["breakwater"] as { target: string; attempts: ReadonlyArray<LLMError.Attempt> }
+        assert.strictEqual(record.target, "openai/c")
+        assert.deepStrictEqual(record.attempts.map((_) => _.outcome), ["failure", "success"])
+        assert.strictEqual(parts.filter((part) => part.type === "response-metadata").length, 1)
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+        "groq/a": [limited("1 hour")],
+        "openai/c": [TestProvider.reply("all from c")]
+      }))))
+
+    it.effect("after the first content part a failure is the caller's, with the record, and no other target is asked (T36)", () =>
+      Effect.gen(function*() {
+        const seen: Array<LLMService.StreamPart> = []
+        const error = yield* streamParts().pipe(
+          Stream.tap((part) => Effect.sync(() => seen.push(part))),
+          Stream.runDrain,
+          Effect.flip
+        )
+        assert.deepStrictEqual([error._tag, error.reason], ["TransientNetworkError", "stream_truncated"])
+        assert.isTrue(error.maybeBilled)
+        assert.deepStrictEqual(error.attempts.map((_) => _.target), ["groq/a"])
+        assert.strictEqual(texts(seen), "half an")
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a"])
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+        "groq/a": [TestProvider.cut(["half ", "an"])],
+        "openai/c": [TestProvider.reply("never asked")]
+      }))))
+
+    it.effect("a slow first token moves on, a stall after content fails as idle (T35)", () =>
+      Effect.gen(function*() {
+        const parts = yield* underTime(Stream.runCollect(streamParts()), "31 seconds")
+        assert.strictEqual(texts(parts), "quick")
+        const error = yield* Effect.flip(underTime(Stream.runDrain(streamParts()), "31 seconds"))
+        assert.deepStrictEqual([error._tag, error.reason], ["TimeoutError", "idle"])
+      }).pipe(Effect.provide(withRouter({ targets: [a, c], recovery: { classes: { timeout: { cooldown: 0 } } } }, {
+        "groq/a": [TestProvider.reply("late", { delay: "2 minutes" }), TestProvider.stall(["some"])],
+        "openai/c": [TestProvider.reply("quick")]
+      }))))
+
+    it.effect("an empty answer is a success with its finish part", () =>
+      Effect.gen(function*() {
+        const parts = yield* Stream.runCollect(streamParts())
+        assert.deepStrictEqual(parts.map((part) => part.type), ["response-metadata", "finish"])
+      }).pipe(Effect.provide(withRouter({ targets: [a] }, { "groq/a": [TestProvider.reply("")] }))))
+
+    it.effect("interrupting a stream ends the provider's call at once (T38)", () =>
+      Effect.gen(function*() {
+        const provider = yield* TestProvider.TestProvider
+        const taken = yield* Stream.runCollect(Stream.take(streamParts(), 3))
+        assert.strictEqual(taken.length, 3)
+        assert.strictEqual(yield* provider.inFlight, 0)
+        assert.strictEqual((yield* provider.calls)[0]?.outcome, "interrupted")
+      }).pipe(Effect.provide(withRouter({ targets: [a] }, { "groq/a": [TestProvider.reply(["a", "b", "c", "d"])] }))))
+  })
+
+  describe("interruption", () => {
+    it.effect("is an interruption, leaves nothing running and cools nothing (T38)", () =>
+      Effect.gen(function*() {
+        const provider = yield* TestProvider.TestProvider
+        const cooldown = yield* Cooldown.Cooldown
+        for (const call of [Effect.asVoid(complete()), Stream.runDrain(streamParts())]) {
+          const fiber = yield* Effect.forkChild(call)
+          yield* TestClock.adjust("1 second")
+          assert.strictEqual(yield* provider.inFlight, 1)
+          yield* Fiber.interrupt(fiber)
+          const exit = yield* Fiber.await(fiber)
+          assert.isTrue(Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
+          assert.strictEqual(yield* provider.inFlight, 0)
+        }
+        assert.deepStrictEqual((yield* provider.calls).map((_) => _.outcome), ["interrupted", "interrupted"])
+        assert.deepStrictEqual(yield* cooldown.active, [])
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, { "*": [TestProvider.stall()] }))))
+
+    it.effect("ends a backoff and a wait for capacity", () =>
+      Effect.gen(function*() {
+        for (const script of [[broken()], [limited("1 minute")]]) {
+          const provider = yield* TestProvider.TestProvider
+          yield* provider.script("groq/a", script)
+          const fiber = yield* Effect.forkChild(complete())
+          yield* TestClock.adjust(0)
+          yield* Fiber.interrupt(fiber)
+          const before = (yield* provider.calls).length
+          yield* TestClock.adjust("5 minutes")
+          assert.strictEqual((yield* provider.calls).length, before)
+        }
+      }).pipe(Effect.provide(withRouter({ targets: [a] }, { "groq/a": [broken()] }))))
+  })
+
+  describe("construction", () => {
+    const bad = (options: Partial<Router.Options>, message: RegExp) =>
+      it(`refuses ${message.source}`, () => {
+        assert.throws(() => Router.layer({ targets: [a], ...options }), message)
+      })
+    bad({ targets: [] }, /targets must not be empty/)
+    bad({ targets: [a, a] }, /two targets have the id "groq\/a"/)
+    bad({ maxAttempts: 0 }, /maxAttempts must be an integer >= 1, got 0/)
+    bad({ patience: -1 }, /patience must be >= 0/)
+    bad({ timeouts: { idle: 0 } }, /timeouts.idle must be > 0/)
+    bad({ recovery: { classes: { timeout: { cooldown: -5 } } } }, /classes.timeout.cooldown must be >= 0/)
+  })
+
+  it.effect("a day of calls over a failing pool replays in virtual time", () =>
+    Effect.gen(function*() {
+      const hours = 24
+      for (let hour = 0; hour < hours; hour++) {
+        const completion = yield* underTime(complete(), "1 minute")
+        assert.strictEqual(completion.target, hour % 2 === 0 ? "openai/c" : "groq/a")
+        yield* TestClock.adjust("1 hour")
+      }
+      assert.strictEqual((yield* calledTargets).length, 36)
+    }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+      "groq/a": Array.from({ length: 24 }, (_, n) => n % 2 === 0 ? limited("10 minutes") : TestProvider.reply("ok")),
+      "openai/c": [TestProvider.reply("ok")]
+    }))))
+})

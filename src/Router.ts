@@ -453,15 +453,19 @@ const stepOf = (call: Call, index: number): Effect.Effect<Step> => {
   })
 }
 
+// Which waits are worth it has been decided by now; the rule only spreads them.
+const statedWait = Retry.makeRetryAfter({ maxHint: "1 day" })
+
 // A stated wait is a lower bound, and all who heard it must not come back in the same instant.
 const wait = (
   call: Call,
   decision: Extract<Decisions.Decision, { readonly _tag: "Wait" }>
 ): Effect.Effect<void> =>
   Effect.flatMap(decision.stated ? Random.next : Effect.succeed(0), (random) => {
-    const now = call.clock.currentTimeMillisUnsafe()
-    const jittered = Math.ceil(decision.delayMs + random * Math.min(decision.delayMs * 0.1, 5000))
-    const delayMs = Math.max(decision.delayMs, Math.min(jittered, call.setup.deadlineAt - now - 1))
+    const remaining = call.setup.deadlineAt - call.clock.currentTimeMillisUnsafe()
+    const delayMs = decision.stated
+      ? Retry.waitMillis(statedWait, { delay: 0, hint: decision.delayMs, remaining, random }) ?? decision.delayMs
+      : decision.delayMs
     call.waitedMs += delayMs
     call.pendingWaitMs += delayMs
     return Effect.sleep(delayMs)

@@ -89,7 +89,9 @@ export const decide = (
     case "Waited":
       return [
         state,
-        isFree(state, cooling, event.index)
+        now >= setup.deadlineAt
+          ? exhausted(setup, state, cooling)
+          : isFree(state, cooling, event.index)
           ? attempt(setup, state, event.index, event.chosen, cooling)
           : walk(setup, state, event.index, event.chosen, cooling, now)
       ]
@@ -109,7 +111,8 @@ const afterFailure = (
   const errors = new Map(before.errors).set(index, error)
   const state: State = { ...before, attempts: before.attempts + 1, errors }
   const retryFits = rule.sameTarget === "backoff" && retryMs !== undefined && now + retryMs < setup.deadlineAt
-  if (rule.otherTargets === "never" && rule.sameTarget === "never") return [state, { _tag: "Stop", error }]
+  const final = rule.otherTargets === "never" && rule.sameTarget === "never"
+  if (final || now >= setup.deadlineAt) return [state, { _tag: "Stop", error }]
   if (state.attempts >= setup.maxAttempts) return [state, exhausted(setup, state, cooling)]
 
   const stated = error.retryAfter === undefined ? 0 : Duration.toMillis(error.retryAfter)

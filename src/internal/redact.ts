@@ -1,0 +1,92 @@
+/**
+ * Removal of credentials and echoed prompts from text that goes into errors.
+ *
+ * @internal
+ */
+import * as Redacted from "effect/Redacted"
+
+const mask = "[redacted]"
+
+// A credential is masked where its shape or its place gives it away; too much is masked rather than too little.
+const patterns: ReadonlyArray<readonly [RegExp, string]> = [
+  // A header value that was refused is echoed whole, line breaks included.
+  [/(["'`])(?:bearer|basic)\s[^"'`]{0,4096}\1/gi, mask],
+  [/(headers\.\w{1,12}: )"[^"]{0,4096}"/gi, `$1${mask}`],
+  [/\b(bearer|basic)\s+[^\s"',;]{4,}/gi, `$1 ${mask}`],
+  [/:\/\/[^\s/@:]{1,256}:[^\s/@]{1,256}@/g, `://${mask}@`],
+  [
+    /([?&;](?:[\w-]{0,24}(?:key|token|secret|signature|password|credential|sig|auth|code)))=[^&\s"'#)]{1,2048}/gi,
+    `$1=${mask}`
+  ],
+  [
+    /\b((?:x-)?(?:goog-)?(?:api|subscription|access|secret|account)[ _-]?(?:key|token)(?: provided)?|x-api-key|authorization|proxy-authorization|x-amz-security-token|client[_-]secret|password|secret|set-cookie|cookie)(["']?\s{0,3}[:=]\s{0,3}["']?)[^\s"',}&)]{4,2048}/gi,
+    `$1$2${mask}`
+  ],
+  [
+    /(?<![\w-])(?:sk|pk|rk|ak|gsk|xai|hf|r8|pplx|nvapi|fw|csk|ghp|gho|ghs|ghu|glpat|pat|tgp|vck|dp|xoxb|xoxp|lsv2|api|key|dsk|bce|ms|jina|voyage|org-key)[-_][\w.*-]{8,}/gi,
+    mask
+  ],
+  [/\bgithub_pat_\w{8,}/g, mask],
+  [/\bAIza[\w-]{10,}/g, mask],
+  [/\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}/g, mask],
+  [/\bya29\.[\w.-]{8,}/g, mask],
+  [/\bey[JI][\w-]{6,}\.[\w-]{2,}(?:\.[\w-]{0,4096})?/g, mask],
+  [/\b(?=[A-Za-z_]{0,128}\d)(?=\d{0,128}[A-Za-z])[A-Za-z0-9_]{32,}(?:[+/=-]{0,2}\w{0,128})/g, mask]
+]
+
+const variants = (secret: string): ReadonlyArray<string> => {
+  const escaped = JSON.stringify(secret).slice(1, -1)
+  // A lone surrogate cannot be written into a URL, so such a secret has no encoded form.
+  const encoded = secret.isWellFormed() ? encodeURIComponent(secret) : secret
+  return [secret, escaped, encoded]
+}
+
+/**
+ * Returns a text without credentials: the given secrets and everything that looks like one.
+ *
+ * @internal
+ */
+export const scrub = (text: string, secrets: ReadonlyArray<Redacted.Redacted<string>>): string => {
+  let clean = text
+  for (const secret of secrets) {
+    const value = Redacted.value(secret)
+    if (value.length < 4) continue
+    for (const variant of variants(value)) clean = clean.replaceAll(variant, mask)
+  }
+  for (const [pattern, replacement] of patterns) clean = clean.replace(pattern, replacement)
+  return clean
+}
+
+const echoes =
+  /['"]?\b(?:input|inputs|messages?|prompt|contents?|failed_generation|request_body|payload|arguments)\b\\?['"]?\s{0,2}[:=]\s{0,2}(?:\\?['"]?[[{]|\\?['"](?=[^'"]{60}))|\(type_\w{1,24}\),? |invalid (?:type|value): string \\?"|['"]role['"]\s?:/i
+
+/**
+ * Returns a text up to where it begins to repeat what the caller sent.
+ *
+ * @internal
+ */
+export const withoutEcho = (text: string): string => {
+  const echo = echoes.exec(text)
+  return echo === null ? text : text.slice(0, echo.index)
+}
+
+const longQuote = /(["'`])[^"'`]{80,}(?:\1|$)/g
+
+/**
+ * Returns the words of a provider as an error may carry them: one line, short, without credentials or prompts.
+ *
+ * @internal
+ */
+export const detail = (
+  text: string,
+  secrets: ReadonlyArray<Redacted.Redacted<string>>,
+  length = 300
+): string | undefined => {
+  // Secrets go first: cutting could leave half of one, which no pattern would know.
+  const clean = withoutEcho(scrub(text.slice(0, 16_384), secrets))
+    .replace(longQuote, "$1…$1")
+    .replace(/\s+/g, " ")
+    .trim()
+  if (clean === "") return undefined
+  return clean.length > length ? `${clean.slice(0, length - 1)}…` : clean
+}

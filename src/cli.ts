@@ -15,6 +15,7 @@ import * as Command from "effect/cli/Command"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Runtime from "effect/Runtime"
+import * as NodeProcess from "node:process"
 import * as Classify from "./internal/cli/classify.ts"
 import * as Demo from "./internal/cli/demo.ts"
 
@@ -33,6 +34,9 @@ const teardown: Runtime.Teardown = (exit, onExit) => {
   }
   return Runtime.defaultTeardown(exit, onExit)
 }
+
+// A reader that has seen enough (`| head`) closes the pipe; that is no failure of ours.
+NodeProcess.stdout.on("error", (error: NodeJS.ErrnoException) => NodeProcess.exit(error.code === "EPIPE" ? 0 : 1))
 
 breakwater.pipe(
   Command.run({ version: "0.1.0" }),

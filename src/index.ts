@@ -3,14 +3,14 @@
  *
  * @since 0.1.0
  */
-export * as Anthropic from "./providers/Anthropic.ts"
-export * as AzureOpenAi from "./providers/AzureOpenAi.ts"
 export * as Classifier from "./Classifier.ts"
 export * as Cooldown from "./Cooldown.ts"
 export * as LLMError from "./LLMError.ts"
 export * as LLMService from "./LLMService.ts"
-export * as OpenAiCompatible from "./providers/OpenAiCompatible.ts"
 export * as Provider from "./Provider.ts"
+export * as Anthropic from "./providers/Anthropic.ts"
+export * as AzureOpenAi from "./providers/AzureOpenAi.ts"
+export * as OpenAiCompatible from "./providers/OpenAiCompatible.ts"
 export * as Recovery from "./Recovery.ts"
 export * as Resilience from "./Resilience.ts"
 export * as Retry from "./Retry.ts"

@@ -417,7 +417,7 @@ const serve = Effect.fnUntraced(
             else response.destroy()
             break
           case "Hang":
-            yield* hang(response, step.every, step.data)
+            return yield* hang(response, step.every, step.data)
         }
       }
     })

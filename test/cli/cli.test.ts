@@ -1,7 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import * as ProviderServer from "breakwater/testing/ProviderServer"
-import { Redacted } from "effect"
-import { Effect } from "effect"
+import { Effect, Redacted } from "effect"
 import { spawn } from "node:child_process"
 import { join } from "node:path"
 

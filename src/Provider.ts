@@ -88,6 +88,23 @@ export interface Adapter {
   readonly stream: (target: Target, request: CompletionRequest) => Stream.Stream<StreamPart, LLMError>
 }
 
+export {
+  /**
+   * Observer of response heads, for those who learn from rate-limit headers.
+   *
+   * **Details**
+   *
+   * An adapter runs it once for every response, refused ones included, before it reads the body. It is set around a
+   * call, not in a layer, and nobody observes by default.
+   *
+   * @category references
+   * @since 0.1.0
+   */
+  OnResponse
+} from "./internal/onResponse.ts"
+
+export type { ResponseHead } from "./internal/onResponse.ts"
+
 /**
  * Registry that returns the adapter of a provider name.
  *

@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Cooldown, type LLMError, LLMService, Retry, Router, Target } from "breakwater"
 import * as TestProvider from "breakwater/testing/TestProvider"
-import { Cause, Duration, Effect, Exit, Fiber, Layer, Random, Redacted, Schedule, Stream } from "effect"
+import { Cause, Clock, Duration, Effect, Exit, Fiber, Layer, Random, Redacted, Schedule, Stream } from "effect"
 import { Tool } from "effect/ai"
 import { TestClock } from "effect/testing"
 
@@ -546,6 +546,38 @@ describe("Router", () => {
         assert.deepStrictEqual((yield* provider.calls).map((_) => _.outcome), ["interrupted", "interrupted"])
         assert.deepStrictEqual(yield* cooldown.active, [])
       }).pipe(Effect.provide(withRouter({ targets: [a, c] }, { "*": [TestProvider.stall()] }))))
+
+    it.effect("leaves no timer, wherever it comes: in an attempt, a stream, a backoff or a wait (T38)", () =>
+      Effect.gen(function*() {
+        const clock = yield* Effect.service(Clock.Clock)
+        let timers = 0
+        const counting: Clock.Clock = Object.create(clock, {
+          sleep: {
+            value: (duration: Duration.Duration) =>
+              Effect.suspend(() => {
+                timers++
+                return Effect.ensuring(clock.sleep(duration), Effect.sync(() => timers--))
+              })
+          }
+        })
+        const provider = yield* TestProvider.TestProvider
+        const calls = [Effect.asVoid(complete()), Stream.runDrain(streamParts())]
+        for (const script of [TestProvider.stall(), TestProvider.stall(["some"]), broken(), limited("1 minute")]) {
+          for (const call of calls) {
+            yield* provider.script("groq/a", [script])
+            const fiber = yield* Effect.forkChild(Effect.provideService(call, Clock.Clock, counting))
+            yield* TestClock.adjust("1 second")
+            assert.isAbove(timers, 0)
+            yield* Fiber.interrupt(fiber)
+            assert.strictEqual(timers, 0)
+            assert.strictEqual(yield* provider.inFlight, 0)
+            yield* Effect.flatMap(Cooldown.Cooldown, (cooldown) => cooldown.clearAll)
+          }
+        }
+      }).pipe(Effect.provide(withRouter({
+        targets: [a],
+        retry: Retry.exponential({ base: "10 seconds", jitter: "none" })
+      }, {}))))
 
     it.effect("ends a backoff and a wait for capacity", () =>
       Effect.gen(function*() {

@@ -19,6 +19,7 @@ import * as LLMError from "../LLMError.ts"
 import type { CompletionRequest, StreamPart } from "../LLMService.ts"
 import type { Adapter, Reply } from "../Provider.ts"
 import type { Target } from "../Target.ts"
+import { OnResponse } from "./onResponse.ts"
 import * as Json from "./wireJson.ts"
 import * as Parts from "./wireParts.ts"
 import type { Body } from "./wirePrompt.ts"
@@ -116,14 +117,20 @@ const open = <S>(
     )
     return Effect.matchEffect(exchange, {
       onSuccess: (response) =>
-        response.status >= 200 && response.status < 300
-          ? Effect.succeed<Exchange>({
-            ...caller,
-            response,
-            requestId: requestIdOf(response, format.requestIds),
-            text: Effect.catch(response.text, (error) => lost(caller, error, true))
-          })
-          : refused(caller, response),
+        Effect.andThen(
+          Effect.flatMap(OnResponse, (observe) =>
+            observe === undefined
+              ? Effect.void
+              : observe({ target, status: response.status, headers: response.headers })),
+          response.status >= 200 && response.status < 300
+            ? Effect.succeed<Exchange>({
+              ...caller,
+              response,
+              requestId: requestIdOf(response, format.requestIds),
+              text: Effect.catch(response.text, (error) => lost(caller, error, true))
+            })
+            : refused(caller, response)
+        ),
       onFailure: (error) => lost(caller, error, undefined)
     })
   })

@@ -101,9 +101,9 @@ export {
    * @since 0.1.0
    */
   OnResponse
-} from "./internal/onResponse.ts"
+} from "./internal/wire/onResponse.ts"
 
-export type { ResponseHead } from "./internal/onResponse.ts"
+export type { ResponseHead } from "./internal/wire/onResponse.ts"
 
 /**
  * Registry that returns the adapter of a provider name.

@@ -36,8 +36,8 @@
  */
 import * as Effect from "effect/Effect"
 import * as HttpClient from "effect/http/HttpClient"
-import { adapter, type Format } from "../internal/wireHttp.ts"
-import * as Wire from "../internal/wirePrompt.ts"
+import { adapter, type Format } from "../internal/wire/http.ts"
+import * as Wire from "../internal/wire/prompt.ts"
 import type { CompletionRequest } from "../LLMService.ts"
 import type { Adapter } from "../Provider.ts"
 import type { Target } from "../Target.ts"

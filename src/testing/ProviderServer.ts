@@ -63,17 +63,17 @@ import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import * as Http from "node:http"
 import type { Socket } from "node:net"
-import type { Book, Exchange, Stats } from "../internal/providerServerBook.ts"
-import { makeBook } from "../internal/providerServerBook.ts"
-import type { Decision, Desk, Matching, Range, Settings } from "../internal/providerServerDesk.ts"
-import { makeDesk } from "../internal/providerServerDesk.ts"
-import { check, Fault } from "../internal/providerServerPlan.ts"
-import type { Limits } from "../internal/providerServerQuota.ts"
-import { decode, wrong } from "../internal/providerServerQuota.ts"
-import type { Reply } from "../internal/providerServerReply.ts"
-import { standard } from "../internal/providerServerReply.ts"
-import type { ChatRequest } from "../internal/providerServerRequest.ts"
-import type { Flavour, Format } from "../internal/providerServerVendor.ts"
+import type { Book, Exchange, Stats } from "../internal/providerServer/book.ts"
+import { makeBook } from "../internal/providerServer/book.ts"
+import type { Decision, Desk, Matching, Range, Settings } from "../internal/providerServer/desk.ts"
+import { makeDesk } from "../internal/providerServer/desk.ts"
+import { check, Fault } from "../internal/providerServer/plan.ts"
+import type { Limits } from "../internal/providerServer/quota.ts"
+import { decode, wrong } from "../internal/providerServer/quota.ts"
+import type { Reply } from "../internal/providerServer/reply.ts"
+import { standard } from "../internal/providerServer/reply.ts"
+import type { ChatRequest } from "../internal/providerServer/request.ts"
+import type { Flavour, Format } from "../internal/providerServer/vendor.ts"
 import type { Key } from "../Target.ts"
 
 export {
@@ -86,12 +86,12 @@ export {
   Fault
 }
 
-export type { Exchange, Stats } from "../internal/providerServerBook.ts"
-export type { Matching } from "../internal/providerServerDesk.ts"
-export type { Limits, Quota } from "../internal/providerServerQuota.ts"
-export type { FinishReason, Reply } from "../internal/providerServerReply.ts"
-export type { ChatRequest } from "../internal/providerServerRequest.ts"
-export type { Flavour, Format } from "../internal/providerServerVendor.ts"
+export type { Exchange, Stats } from "../internal/providerServer/book.ts"
+export type { Matching } from "../internal/providerServer/desk.ts"
+export type { Limits, Quota } from "../internal/providerServer/quota.ts"
+export type { FinishReason, Reply } from "../internal/providerServer/reply.ts"
+export type { ChatRequest } from "../internal/providerServer/request.ts"
+export type { Flavour, Format } from "../internal/providerServer/vendor.ts"
 
 /**
  * A running test provider.

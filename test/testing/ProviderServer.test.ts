@@ -2,8 +2,8 @@ import { assert, describe, it } from "@effect/vitest"
 import * as ProviderServer from "breakwater/testing/ProviderServer"
 import { Effect, Exit, Fiber, Logger, Predicate, Random, Redacted, Scope } from "effect"
 import { TestClock } from "effect/testing"
-import * as Quota from "../../src/internal/providerServerQuota.ts"
-import * as Vendor from "../../src/internal/providerServerVendor.ts"
+import * as Quota from "../../src/internal/providerServer/quota.ts"
+import * as Vendor from "../../src/internal/providerServer/vendor.ts"
 
 const { Fault } = ProviderServer
 

@@ -9,8 +9,8 @@ import * as Base64 from "effect/encoding/Base64"
 import * as Hash from "effect/Hash"
 import type * as JsonSchema from "effect/JsonSchema"
 import * as Result from "effect/Result"
-import type { CompletionRequest } from "../LLMService.ts"
-import type { Target } from "../Target.ts"
+import type { CompletionRequest } from "../../LLMService.ts"
+import type { Target } from "../../Target.ts"
 
 /** A request body before it is turned into text. */
 export type Body = Record<string, unknown>

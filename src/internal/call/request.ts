@@ -7,9 +7,9 @@ import * as Prompt from "effect/ai/Prompt"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Result from "effect/Result"
-import { PermanentError } from "../LLMError.ts"
-import type { CompletionRequest } from "../LLMService.ts"
-import type { Capabilities } from "../Target.ts"
+import { PermanentError } from "../../LLMError.ts"
+import type { CompletionRequest } from "../../LLMService.ts"
+import type { Capabilities } from "../../Target.ts"
 
 /** A request whose prompt can be read any number of times. */
 export interface Prepared extends CompletionRequest {

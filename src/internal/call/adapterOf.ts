@@ -1,6 +1,6 @@
 /** @internal */
-import type { Adapter, Provider } from "../Provider.ts"
-import type { Target } from "../Target.ts"
+import type { Adapter, Provider } from "../../Provider.ts"
+import type { Target } from "../../Target.ts"
 
 /** The adapter of a target; a provider nobody registered is a mistake in the program, and throws. */
 export const adapterOf = (provider: Provider["Service"], target: Target): Adapter => {

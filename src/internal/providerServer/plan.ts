@@ -5,10 +5,10 @@
  */
 import * as Data from "effect/Data"
 import * as Duration from "effect/Duration"
-import { wrong } from "./providerServerQuota.ts"
-import type { Frame } from "./providerServerReply.ts"
-import type { Answered, Headers, Vendor } from "./providerServerVendor.ts"
-import { answer, eventBody, ofStatus, waitHeaders } from "./providerServerVendor.ts"
+import { wrong } from "./quota.ts"
+import type { Frame } from "./reply.ts"
+import type { Answered, Headers, Vendor } from "./vendor.ts"
+import { answer, eventBody, ofStatus, waitHeaders } from "./vendor.ts"
 
 /**
  * What can go wrong, each with its parameters.

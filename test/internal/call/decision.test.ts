@@ -1,7 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { LLMError, Recovery, Target } from "breakwater"
 import { Duration, Effect, Random } from "effect"
-import * as Decisions from "../../src/internal/decision.ts"
+import * as Decisions from "../../../src/internal/call/decision.ts"
 
 const candidate = (id: string, contextWindow?: number): Decisions.Candidate => {
   const [provider = "", model = ""] = id.split("/")

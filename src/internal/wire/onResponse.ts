@@ -5,7 +5,7 @@
  */
 import * as Context from "effect/Context"
 import type * as Effect from "effect/Effect"
-import type { Target } from "../Target.ts"
+import type { Target } from "../../Target.ts"
 
 /**
  * What an adapter tells about a response, as soon as its status and headers are there.

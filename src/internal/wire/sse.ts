@@ -10,10 +10,10 @@ import * as EventStream from "effect/encoding/Sse"
 import type { HttpClientError } from "effect/http/HttpClientError"
 import type * as Pull from "effect/Pull"
 import * as Stream from "effect/Stream"
-import type { LLMError } from "../LLMError.ts"
-import type { StreamPart } from "../LLMService.ts"
-import type { Target } from "../Target.ts"
-import { type Failure, unusable } from "./wireParts.ts"
+import type { LLMError } from "../../LLMError.ts"
+import type { StreamPart } from "../../LLMService.ts"
+import type { Target } from "../../Target.ts"
+import { type Failure, unusable } from "./parts.ts"
 
 /** What an event did: the next state, the parts it completed, and how the stream ended if it did. */
 export type Step<S> = readonly [state: S, parts: ReadonlyArray<StreamPart>, end?: "done" | Failure]

@@ -4,9 +4,9 @@
  * @since 0.1.0
  */
 import * as Predicate from "effect/Predicate"
-import type { ChatRequest, Parsed } from "./providerServerRequest.ts"
-import { tokensOf } from "./providerServerRequest.ts"
-import type { Vendor } from "./providerServerVendor.ts"
+import type { ChatRequest, Parsed } from "./request.ts"
+import { tokensOf } from "./request.ts"
+import type { Vendor } from "./vendor.ts"
 
 /**
  * An answer in the words of no vendor; every field may be left out.

@@ -8,16 +8,16 @@ import type * as Context from "effect/Context"
 import * as Option from "effect/Option"
 import type * as Random from "effect/Random"
 import * as Result from "effect/Result"
-import type { Entry } from "./providerServerBook.ts"
-import type { Fault, Pace, Step } from "./providerServerPlan.ts"
-import { check, instead, plain, streamed, whole } from "./providerServerPlan.ts"
-import type { Rules, State, Tokens } from "./providerServerQuota.ts"
-import { admit, initial, read, settle, wrong } from "./providerServerQuota.ts"
-import type { Frame, Reply } from "./providerServerReply.ts"
-import { body as wholeBody, frames, resolve } from "./providerServerReply.ts"
-import type { ChatRequest, Parsed } from "./providerServerRequest.ts"
-import { json, modelOf, parse } from "./providerServerRequest.ts"
-import type { Failure, Format, Headers, Vendor } from "./providerServerVendor.ts"
+import type { Entry } from "./book.ts"
+import type { Fault, Pace, Step } from "./plan.ts"
+import { check, instead, plain, streamed, whole } from "./plan.ts"
+import type { Rules, State, Tokens } from "./quota.ts"
+import { admit, initial, read, settle, wrong } from "./quota.ts"
+import type { Frame, Reply } from "./reply.ts"
+import { body as wholeBody, frames, resolve } from "./reply.ts"
+import type { ChatRequest, Parsed } from "./request.ts"
+import { json, modelOf, parse } from "./request.ts"
+import type { Failure, Format, Headers, Vendor } from "./vendor.ts"
 import {
   answer,
   badKey,
@@ -30,7 +30,7 @@ import {
   unknownModel,
   unknownUrl,
   waitHeaders
-} from "./providerServerVendor.ts"
+} from "./vendor.ts"
 
 /**
  * Requests that a fault or a limit is for; an absent field means all.

@@ -4,7 +4,7 @@
  * @since 0.1.0
  */
 import * as DateTime from "effect/DateTime"
-import type { Dimension, Reading, Refusal } from "./providerServerQuota.ts"
+import type { Dimension, Reading, Refusal } from "./quota.ts"
 
 /**
  * Wire formats the server speaks.

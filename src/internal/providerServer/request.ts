@@ -7,7 +7,7 @@ import type * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
-import type { Format } from "./providerServerVendor.ts"
+import type { Format } from "./vendor.ts"
 
 /**
  * A chat request as the server understood it, whatever its wire format.

@@ -4,9 +4,9 @@
  * @internal
  */
 import * as Response from "effect/ai/Response"
-import type { Reason } from "../LLMError.ts"
-import type { ContentPart, StreamPart } from "../LLMService.ts"
-import * as Json from "./wireJson.ts"
+import type { Reason } from "../../LLMError.ts"
+import type { ContentPart, StreamPart } from "../../LLMService.ts"
+import * as Json from "./json.ts"
 
 /** Why a reply that arrived cannot be used. */
 export type Failure =

@@ -8,10 +8,10 @@
  * @internal
  */
 import * as Duration from "effect/Duration"
-import type { Entry } from "../Cooldown.ts"
-import * as Errors from "../LLMError.ts"
-import type * as Recovery from "../Recovery.ts"
-import { scopeKey as scopeKeyOf, type Target } from "../Target.ts"
+import type { Entry } from "../../Cooldown.ts"
+import * as Errors from "../../LLMError.ts"
+import type * as Recovery from "../../Recovery.ts"
+import { scopeKey as scopeKeyOf, type Target } from "../../Target.ts"
 
 /** A target with the keys of its state, derived once. */
 export interface Candidate {
@@ -43,6 +43,8 @@ export interface State {
   readonly errors: ReadonlyMap<number, Errors.LLMError>
   /** Scope keys of failures that reach further than their target; what shares one is asked last. */
   readonly suspects: ReadonlySet<string>
+  /** Until when our own limits leave a candidate no capacity, by candidate. */
+  readonly busy: ReadonlyMap<number, number>
 }
 
 export type Event =
@@ -56,6 +58,8 @@ export type Event =
     readonly retryMs: number | undefined
   }
   | { readonly _tag: "Waited"; readonly index: number; readonly chosen: Errors.Attempt["chosen"] }
+  /** Our own limits left no capacity for an attempt: no evidence against the target, and no attempt. */
+  | { readonly _tag: "Limited"; readonly index: number; readonly error: Errors.LLMError; readonly queued: boolean }
 
 export type Decision =
   | {
@@ -63,6 +67,8 @@ export type Decision =
     readonly index: number
     readonly chosen: Errors.Attempt["chosen"]
     readonly skipped: ReadonlyArray<Errors.Skipped>
+    /** Whether to wait in the limiter's queue: every candidate lacks capacity, and this one has it first. */
+    readonly queue: boolean
   }
   | {
     readonly _tag: "Wait"
@@ -74,16 +80,32 @@ export type Decision =
   }
   | { readonly _tag: "Stop"; readonly error: Errors.LLMError }
 
-export const initial: State = { attempts: 0, givenUp: new Map(), errors: new Map(), suspects: new Set() }
+export const initial: State = {
+  attempts: 0,
+  givenUp: new Map(),
+  errors: new Map(),
+  suspects: new Set(),
+  busy: new Map()
+}
 
 export const decide = (
   setup: Setup,
-  state: State,
+  before: State,
   event: Event,
-  cooling: Cooling,
+  cooled: Cooling,
   now: number
 ): readonly [State, Decision] => {
+  const state = event._tag === "Limited" ? limited(before, event, now) : before
+  const cooling = state.busy.size === 0 ? cooled : withBusy(setup, state, cooled, now)
   switch (event._tag) {
+    case "Limited":
+      return [
+        state,
+        // What the queue refused, it has refused for the whole of the wait that was allowed.
+        event.queued || now >= setup.deadlineAt
+          ? exhausted(setup, state, cooling)
+          : walk(setup, state, event.index + 1, "next", cooling, now)
+      ]
     case "Start":
       return [state, walk(setup, state, 0, "first", cooling, now)]
     case "Waited":
@@ -99,6 +121,26 @@ export const decide = (
       return afterFailure(setup, state, event, cooling, now)
   }
 }
+
+const limited = (before: State, event: Extract<Event, { readonly _tag: "Limited" }>, now: number): State => {
+  const errors = new Map(before.errors).set(event.index, event.error)
+  const wait = event.error.retryAfter
+  // Without a time it can never fit.
+  if (wait === undefined) return giveUp({ ...before, errors }, event.index, "limit")
+  return { ...before, errors, busy: new Map(before.busy).set(event.index, now + Math.max(1, Duration.toMillis(wait))) }
+}
+
+const withBusy = (setup: Setup, state: State, cooling: Cooling, now: number): Cooling =>
+  setup.candidates.map((_, index) => {
+    const until = state.busy.get(index) ?? 0
+    const entry = cooling[index]
+    return until <= now || (entry !== undefined && entry.until >= until)
+      ? entry
+      : { scopeKey: limitKey, reason: "rate_limit", until, remainingMs: until - now }
+  })
+
+// Stands in the place of a scope key where our own limits are what there is to wait for.
+const limitKey = "limit"
 
 const afterFailure = (
   setup: Setup,
@@ -231,10 +273,13 @@ const walk = (
   const free = findFree(setup, state, from, cooling)
   if (free !== undefined) return attempt(setup, state, free, chosen, cooling)
   const earliest = findEarliest(setup, state, cooling)
-  const delayMs = earliest === undefined ? undefined : cooling[earliest]?.remainingMs
-  return earliest === undefined || delayMs === undefined || now + delayMs >= setup.deadlineAt
-    ? exhausted(setup, state, cooling)
-    : { _tag: "Wait", index: earliest, chosen: "earliest", delayMs, stated: true }
+  const entry = earliest === undefined ? undefined : cooling[earliest]
+  if (earliest === undefined || entry === undefined || now + entry.remainingMs >= setup.deadlineAt) {
+    return exhausted(setup, state, cooling)
+  }
+  return entry.scopeKey === limitKey
+    ? { ...attempt(setup, state, earliest, "earliest", cooling), queue: true }
+    : { _tag: "Wait", index: earliest, chosen: "earliest", delayMs: entry.remainingMs, stated: true }
 }
 
 const findEarliest = (setup: Setup, state: State, cooling: Cooling): number | undefined => {
@@ -256,7 +301,13 @@ const attempt = (
   index: number,
   chosen: Errors.Attempt["chosen"],
   cooling: Cooling
-): Decision => ({ _tag: "Attempt", index, chosen, skipped: skippedFor(setup, state, index, cooling) })
+): Extract<Decision, { readonly _tag: "Attempt" }> => ({
+  _tag: "Attempt",
+  index,
+  chosen,
+  skipped: skippedFor(setup, state, index, cooling),
+  queue: false
+})
 
 const none: ReadonlyArray<Errors.Skipped> = []
 
@@ -273,7 +324,10 @@ const skippedFor = (
     const why = state.givenUp.get(index)
     const entry = cooling[index]
     if (why !== undefined) skipped.push({ target: target.id, why })
-    else if (entry !== undefined) skipped.push({ target: target.id, why: "cooldown", remainingMs: entry.remainingMs })
+    else if (entry !== undefined) {
+      const why = entry.scopeKey === limitKey ? "limit" : "cooldown"
+      skipped.push({ target: target.id, why, remainingMs: entry.remainingMs })
+    }
   })
   return skipped
 }

@@ -6,8 +6,8 @@
 import * as Deferred from "effect/Deferred"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type { Fault } from "./providerServerPlan.ts"
-import type { Tokens } from "./providerServerQuota.ts"
+import type { Fault } from "./plan.ts"
+import type { Tokens } from "./quota.ts"
 
 /**
  * One request as it was received, for assertions.

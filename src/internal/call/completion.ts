@@ -4,10 +4,10 @@
  * @internal
  */
 import type * as Response from "effect/ai/Response"
-import type { Attempt } from "../LLMError.ts"
-import type { Completion, Timings } from "../LLMService.ts"
-import type { Reply } from "../Provider.ts"
-import type { Target } from "../Target.ts"
+import type { Attempt } from "../../LLMError.ts"
+import type { Completion, Timings } from "../../LLMService.ts"
+import type { Reply } from "../../Provider.ts"
+import type { Target } from "../../Target.ts"
 
 /** US dollars of an answer; unknown without prices or usage. */
 export const cost = (target: Target, usage: Response.Usage): number | undefined => {

@@ -252,12 +252,17 @@ describe("Classifier", () => {
         "created within the last 5 minutes",
         "it can take up to 15 minutes",
         "timeout of 5000ms exceeded",
+        "Retrying after 6173ms",
+        "will retry after 8s",
+        "waited for 30 seconds",
         "try again in a few minutes"
       ]
       for (const text of none) assert.strictEqual(textWait(text.toLowerCase(), 0), undefined, text)
       assert.strictEqual(textWait("please try again in 1h47m17.664s.", 0), 6_437_664)
       assert.strictEqual(textWait("try again in 22 minutes", 0), 1_320_000)
       assert.strictEqual(textWait("try again in 1h 5m", 0), 3_900_000)
+      assert.strictEqual(textWait("your quota will reset after 5s.. retrying after 6173ms...", 0), 5000)
+      assert.strictEqual(textWait("rate limit exceeded, wait for 7 seconds", 0), 7000)
       assert.strictEqual(
         textWait("you will regain access on 2025-09-01 at 00:00 utc.", Date.UTC(2025, 7, 31, 23)),
         3_600_000
@@ -298,6 +303,32 @@ describe("Classifier", () => {
         const error = Classifier.fromHttp({ provider: "anthropic", status: 500, headers: {}, body })
         assert.strictEqual(error.reason, "overloaded", body)
       }
+    })
+
+    it("reads JSON inside JSON that was cut off", () => {
+      const inner = json({
+        error: { code: 429, message: "Quota exceeded.\nPlease retry in 33.7s.", status: "RESOURCE_EXHAUSTED" }
+      })
+      const body = json({ error: { message: inner } }).slice(0, -20)
+      const error = Classifier.fromHttp({ provider: "gemini", status: 0, headers: {}, body })
+      assert.strictEqual(error.errorClass, "rate_limit")
+      assert.strictEqual(millis(error), 33_700)
+    })
+
+    it("knows a page after a client's words, but not a page that a parser quotes", () => {
+      const page = "<!DOCTYPE html><html><head><title>Web server is down</title></head></html>"
+      const reasonOf = (body: string) =>
+        Classifier.fromHttp({ provider: "openai", status: 0, headers: {}, body }).reason
+      assert.strictEqual(reasonOf(`521 ${page}`), "html_error_page")
+      assert.strictEqual(reasonOf(`HTTP code 522 from API (${page}`), "gateway_timeout")
+      assert.strictEqual(reasonOf("Unexpected token '<', \"<html><bod\"... is not valid JSON"), "invalid_response")
+    })
+
+    it("knows from the system call what an unknown code means", () => {
+      const error = node(thrown("connect ENOENT /run/llm.sock", { code: "ENOENT", syscall: "connect" }))
+      assert.strictEqual(error.reason, "conn_refused")
+      assert.isFalse(error.maybeBilled)
+      assert.strictEqual(node(thrown("open", { code: "ENOENT", syscall: "open" })).reason, "unknown")
     })
 
     it("takes the status and headers of a client library's error, wherever they are", () => {

@@ -119,8 +119,9 @@ const ownLimit = /rate limit (?:exceeded|reached|hit)|exceed(?:ed|s)? (?:your |t
 
 const limitReason = (text: string, evidence: Evidence, families: ReadonlySet<Reason>): Reason => {
   // The longest window decides, as it is the one that is still closed after the shorter ones have opened.
-  if (evidence.quotas.some((quota) => quota.includes("perday"))) return "daily_quota"
-  if (evidence.quotas.some((quota) => quota.includes("permonth"))) return "monthly_quota"
+  const names = evidence.quotas.concat(evidence.codes)
+  if (names.some((name) => /perday|daily/.test(name))) return "daily_quota"
+  if (names.some((name) => /permonth|monthly/.test(name))) return "monthly_quota"
   if (evidence.quotas.length > 0) return "rate_limit"
   if (dailyWords.test(text)) return "daily_quota"
   if (monthlyWords.test(text)) return "monthly_quota"
@@ -132,7 +133,7 @@ const limitReason = (text: string, evidence: Evidence, families: ReadonlySet<Rea
 const isGoogle = (provider: string): boolean => /gemini|google|vertex/.test(provider)
 
 const limitAndRequest =
-  /limit:? ([\d,]{1,15})[,;.]? (?:used:? [\d,]{1,15}[,;.]? )?(?:requested|request):? ([\d,]{1,15})/
+  /limit:? ([\d,]{1,15})[,;.]? (?:used:? [\d,]{1,15}[,;.]? )?(?:requested|request):? ~?([\d,]{1,15})/
 
 const asksForTooMuch = (text: string): boolean => {
   const match = limitAndRequest.exec(text)
@@ -145,9 +146,10 @@ const phraseReason = (text: string, status: number, provider: string, codes: Rea
   const limited = status === 429 || status === 413 || status === 0
   if (limited && asksForTooMuch(text)) return "request_exceeds_limit"
   if (memoryWords.test(text) && (status === 0 || status >= 500)) return "capacity"
-  // Google's words for any quota are OpenAI's words for a spent credit.
-  const google = isGoogle(provider) || codes.includes("resourceexhausted") || text.includes("quota exceeded for metric")
-  if (!google && /exceeded (?:your |its |the )?current (?:token )?quota/.test(text)) return "insufficient_quota"
+  // The words of Google and Alibaba for any quota are OpenAI's words for a spent credit.
+  const anyQuota = isGoogle(provider) || codes.includes("resourceexhausted") ||
+    /quota exceeded for metric|help\.aliyun\.com/.test(text)
+  if (!anyQuota && /exceeded (?:your |its |the )?current (?:token )?quota/.test(text)) return "insufficient_quota"
   for (const phrase of phrases) {
     if (!phrase.when(status) || !phrase.pattern.test(text)) continue
     // A context has no window of time: this is a quota.
@@ -168,7 +170,8 @@ const familyReason = (
 ): Reason | undefined => {
   const open = status === 0
   const server = status >= 500
-  const ambiguous = status === 400 || status === 403 || status === 409 || status === 424 || status === 498
+  const ambiguous = status === 400 || status === 403 || status === 409 || status === 424 || status === 498 ||
+    status === 499
   if (status === 429) {
     return limitReason(text, evidence, families)
   }
@@ -189,7 +192,9 @@ const familyReason = (
   if (families.has("payload_too_large") && (open || status === 400 || status === 413)) return "payload_too_large"
   if (open || server || status === 409 || status === 424) {
     for (const reason of ["empty_response", "invalid_response"] as const) if (families.has(reason)) return reason
-    if (families.has("internal_error") && (open || status === 409 || status === 424)) return "internal_error"
+    if (families.has("internal_error") && (open || status === 409 || status === 424)) {
+      return overloadWords.test(text) ? "overloaded" : "internal_error"
+    }
   }
   return undefined
 }
@@ -220,11 +225,16 @@ const statusReason = (
   if (status >= 500) return serverReason(status, text, evidence, families)
   if (status === 404) return /\b(?:models?|deployments?|engines?)\b/.test(text) ? "model_not_found" : "invalid_request"
   if (status === 409 && firstOf(vagueCodes, evidence.codes) !== undefined) return "invalid_request"
+  // Whoever asks for payment may still name a limit that heals.
+  if (status === 402 && limitWords.test(text)) return limitReason(text, evidence, families)
   if (status >= 400) return statusReasons[status] ?? "invalid_request"
   return undefined
 }
 
 const isLoopbackReset = (link: Link): boolean => link.bytesRead !== undefined && link.bytesRead > 0
+
+// What a system call says whose error has no code of its own here, such as a missing socket file.
+const syscalls: Readonly<Record<string, Reason>> = { connect: "conn_refused", getaddrinfo: "dns" }
 
 const linkReason = (link: Link): Reason | undefined => {
   for (const name of [link.code, link.name, link.constructorName, link.type]) {
@@ -234,7 +244,7 @@ const linkReason = (link: Link): Reason | undefined => {
     const reason = networkCodes.get(normalise(name))
     if (reason !== undefined) return reason
   }
-  return undefined
+  return syscalls[link.syscall]
 }
 
 const timeouts: ReadonlySet<Reason> = new Set(["connect_timeout", "headers_timeout", "body_timeout", "client_timeout"])

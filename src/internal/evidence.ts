@@ -119,6 +119,7 @@ const fieldKinds: Readonly<Record<string, "code" | "text" | "node" | "quota" | "
   error_msg: "text",
   error_description: "text",
   statusText: "text",
+  status_msg: "text",
   text: "text",
   raw: "text",
   data: "text",
@@ -238,10 +239,13 @@ const visitValue = (visit: Visit, value: unknown, depth: number): void => {
 }
 
 const htmlStart = /^\W{0,16}<(?:!doctype|html|head|body|center|h1|title|\?xml)/i
+// A client may put the status or a few words before the page; a parser that quotes a page is something else.
+const htmlAfterWords = /^[^<{"']{1,160}[\s(]<(?:!doctype html|html)[\s>]/i
 const htmlTitle = /<(?:title|h1|h2|code|message)[^>]{0,200}>([^<]{1,300})</gi
 
 const visitHtml = (visit: Visit, text: string): void => {
   visit.evidence.html = true
+  pushText(visit, text.slice(0, Math.max(0, text.indexOf("<"))))
   let count = 0
   for (const match of text.matchAll(htmlTitle)) {
     if (++count > 4) return
@@ -252,12 +256,15 @@ const visitHtml = (visit: Visit, text: string): void => {
 const jsonPair =
   /(["'])(code|type|status|status_code|error_type|message|msg|detail|details|error|reason|request_id|retryDelay|retry_after|quotaId)\1\s{0,4}:\s{0,4}(?:"((?:[^"\\]|\\.){0,2000})"?|'((?:[^'\\]|\\.){0,2000})'?|(\d{1,6}))/g
 
+const unescape = (text: string): string =>
+  text.replace(/\\(["'\\nrt])/g, (_, character: string) => /[nrt]/.test(character) ? " " : character)
+
 // Truncated JSON and Python's repr are no JSON, but their pairs can still be read.
 const visitPairs = (visit: Visit, text: string, depth: number): boolean => {
   const record: Array<readonly [string, string | number]> = []
   for (const [, , key = "", double, single, digits] of text.matchAll(jsonPair)) {
     if (record.length > 40) break
-    record.push([key, digits === undefined ? (double ?? single ?? "").replace(/\\(["'\\])/g, "$1") : Number(digits)])
+    record.push([key, digits === undefined ? unescape(double ?? single ?? "") : Number(digits)])
   }
   for (const [key, value] of record) visitRecord(visit, { [key]: value }, depth + 1)
   return record.length > 0
@@ -320,7 +327,7 @@ const visitText = (visit: Visit, input: string, depth: number): void => {
       return visitValue(visit, parsed.value, depth + 1)
     }
   }
-  if (htmlStart.test(text)) return visitHtml(visit, text)
+  if (htmlStart.test(text) || htmlAfterWords.test(text)) return visitHtml(visit, text)
   if (visitFrames(visit, text, depth)) return
   const brace = /[{[]\s{0,40}\\?["'{[]/.exec(text)
   if (brace !== null) {

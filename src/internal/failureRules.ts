@@ -143,7 +143,7 @@ export const familyCodes = index([
     ModelAccountIpmRateLimitExceeded AccountRateLimitExceeded SlowDownException
     ProvisionedThroughputExceededException RequestThrottled RequestThrottledException BandwidthLimitExceeded
     PriorRequestNotComplete TransactionInProgressException 1300 1302 1303 throttling_exception free_models_per_day
-    free_models_per_min acceleration_limit_exceeded`
+    free_models_per_min acceleration_limit_exceeded model_cooldown`
   ],
   [
     "concurrency",
@@ -278,7 +278,14 @@ export const phrases: ReadonlyArray<Phrase> = [
     "organization (?:has been|is|was) (?:disabled|restricted|deactivated|suspended|banned)",
     "account (?:has been |is |was )?(?:been )?(?:deactivated|suspended|disabled|restricted|terminated|banned|blocked)",
     "account associated with this api key has been|only authorized for use|not authorized to (?:perform|access|use)",
-    "must be verified to use|verify organization"
+    "must be verified to use|verify organization|(?:permission|access) (?:'[^']{1,80}' )?(?:is |was )?denied on\\b",
+    "insufficient permissions?|missing scopes?|无权|没有权限"
+  ),
+  phrase(
+    "permission_denied",
+    // A gateway hides a refusal behind its own 5xx; only the words of an access control are believed there.
+    (status) => status >= 500,
+    "not authorized to perform|permission '[^']{1,80}' denied on"
   ),
   phrase(
     "region_blocked",
@@ -331,10 +338,10 @@ export const phrases: ReadonlyArray<Phrase> = [
     "token (?:count|limit)[^.]{0,40}exceed(?!s? (?:rate|quota))|resulted in \\d+ tokens|requested \\d+ tokens",
     "request contains \\d+ tokens|your request has \\d+ input tokens|\\d tokens > \\d",
     "reduce (?:the length|your (?:prompt|input|message))|(?:messages|prompt) (?:to fit|too long)",
-    "no more than \\d+ tokens|greater than the context|kv cache|n_ctx|string too long",
+    "must have (?:less|fewer) than \\d+ tokens|no more than \\d+ tokens|greater than the context|kv cache|n_ctx|string too long",
     "(?:prompt|input) contains \\d+ tokens|`inputs` tokens \\+ `max_new_tokens`",
     "maximum allowed (?:input|token|length|number of (?:input )?tokens)",
-    "larger than (?:the )?(?:maximum|max) (?:context|model)",
+    "larger than (?:the )?(?:maximum|max) (?:context|model)|range of input length",
     "(?:上下文|输入|提示|token|令牌|长度)[^。，]{0,12}(?:过长|太长|超过|超出|超长|上限)"
   ),
   phrase(
@@ -355,7 +362,7 @@ export const phrases: ReadonlyArray<Phrase> = [
     accessDenied,
     "(?:token|api[ _-]?key|credentials?|session|subscription key|signature|certificate key)\\b[^.]{0,50}\\bexpired",
     "expired (?:token|api[ _-]?key|credential|session|oauth)|signature (?:not yet current|expired)",
-    "reauthenticat|refresh your (?:existing )?token"
+    "re-?authenticat|refresh your (?:existing )?token|token refresh failed"
   ),
   phrase(
     "invalid_key",
@@ -369,8 +376,8 @@ export const phrases: ReadonlyArray<Phrase> = [
     "could not resolve authentication|didn't provide an api key|unregistered callers|couldn't find a secret",
     "could not find a secret|security token included in the request is invalid|signature we calculated",
     "unable to (?:load|locate) credentials|could not load (?:the )?(?:default )?credentials|no such user",
-    "user not found|login required|please log ?in|not logged in|unauthorized|密钥|令牌(?:无效|不存在)|无效的(?:令牌|api)",
-    "未提供令牌"
+    "user not found|login required|please log ?in(?! ?to)|not logged in|unauthorized|密钥|令牌(?:无效|不存在)|无效的(?:令牌|api)",
+    "未提供令牌|认证失败|鉴权失败"
   ),
   phrase(
     "insufficient_quota",
@@ -385,7 +392,7 @@ export const phrases: ReadonlyArray<Phrase> = [
     "free (?:tier|trial|quota|credits?) (?:has |have )?(?:been )?(?:expired|exhausted|ended|used up|exceeded)",
     "out of (?:funds|quota)",
     "key limit exceeded|openrouter\\.ai/settings/(?:keys|credits)|budget (?:has been )?exceeded|exceededbudget",
-    "over budget|prepay|top up your|please recharge|余额不足|欠费|额度(?:不足|已用尽|已用完)|账户余额"
+    "over budget|prepay|top up your|please recharge|余额不足|欠费|(?:额度|配额)(?:不足|已用尽|已用完)|账户余额"
   ),
   phrase(
     "billing_disabled",
@@ -421,14 +428,15 @@ export const phrases: ReadonlyArray<Phrase> = [
  * @internal
  */
 export const limitWords = words(
-  "rate[ -_]?limit|too many (?:requests|tokens, please wait|connections|concurrent)|throttl",
+  "rate[ -_]?limit|too quickly|too many (?:requests|tokens, please wait|connections|concurrent)|throttl",
   "quota (?:exceeded|exhausted|has been|limit|is exceeded)",
-  "exceeded (?:your |the )?(?:[a-z]{1,12} ){0,2}(?:quota|rate)",
+  "exceeded (?:your |the )?(?:[a-z]{1,12} ){0,2}(?:quota|rate|usage|allowance)|cool(?:ing)? ?down|out of (?:extra )?usage",
+  "exhausted (?:your|the|this) [^.]{0,30}(?:quota|capacity|limit|usage)|quota will reset",
   "(?:requests?|tokens?|queries|calls) (?:per|/) ?(?:min|sec|hour|day)",
   "per[- ](?:minute|second|hour|day)\\)? (?:limit|exceeded)|resource (?:has been )?exhausted",
   "(?:token|request|usage|call|daily|hourly|minute) limit[^.]{0,40}(?:exceeded|reached)",
   "(?:reached|hit|exceeded|over) (?:your|the|its|my|our) [^.]{0,30}\\blimit\\b",
-  "\\b[rt]p[mds]\\b[^.]{0,20}(?:limit|exceed)|请求过于频繁|请求频率|速率限制|限流|访问量过大"
+  "\\b[rt]p[mds]\\b[^.]{0,20}(?:limit|exceed)|请求过于频繁|(?:请求|调用)频率|频率限制|速率限制|限流|访问量过大"
 )
 
 /** @internal */
@@ -447,7 +455,7 @@ export const concurrencyWords =
 /** @internal */
 export const overloadWords = words(
   "overload|out of capacity|no capacity|(?:at|over) (?:full |max(?:imum)? )?capacity|insufficient capacity",
-  "lack of capacity|capacity (?:constraint|exceeded|issue|error)|(?:at|over) the moment",
+  "lack of capacity|capacity (?:constraint|limit|exceeded|issue|error)|(?:at|over) the moment",
   "high (?:demand|load|traffic|volume)|heavy (?:load|traffic)|peak load|too busy",
   "(?:is|are|currently|server|system|model|engine|service)(?: is| are)? (?:currently |too |very |temporarily )?busy",
   "slow down|model is (?:currently )?(?:loading|starting|warming)|currently loading|loading model|not ready",
@@ -479,7 +487,8 @@ export const lastResort: ReadonlyArray<readonly [Reason, RegExp]> = [
     words(
       "internal (?:server )?error|server had an error|something went wrong|bad gateway",
       "service (?:is |is temporarily |temporarily )?unavailable|temporarily unavailable",
-      "upstream (?:error|connect|request|service|provider)|provider returned error|unexpected error|unknown error",
+      "\\bupstream\\b|provider returned error|unexpected error|unknown error",
+      "(?:系统|内部|服务器|网络)(?:错误|异常)|暂时不可用",
       "compute error|error occurred (?:while|during)|an error occurred|server error|inference (?:error|failed)",
       "enginecore|engine (?:dead|died|process)|crashed|panicked",
       "runner (?:process )?(?:has )?(?:terminated|no longer)|exited unexpectedly"
@@ -609,7 +618,7 @@ export const networkPhrases: ReadonlyArray<readonly [Reason, RegExp]> = [
       "\\bbad port\\b|unknown scheme|invalid url|failed to parse url|only absolute urls|only http\\(s\\) protocols",
       "protocol \"?[a-z]{2,12}:\"? not supported|unsupported protocol|invalid header (?:value|name)",
       "invalid character in header|url scheme .{1,20} is not supported|cannot convert .{0,40} to a bytestring",
-      "redirect count exceeded|maximum redirect|unexpected redirect|no scheme supplied"
+      "redirect count exceeded|maximum redirect|unexpected redirect|no scheme supplied|method cannot have body"
     )
   ],
   [
@@ -644,7 +653,8 @@ export const networkPhrases: ReadonlyArray<readonly [Reason, RegExp]> = [
     "premature_close",
     words(
       "premature(?:ly)? (?:close|end|eof)|^aborted$",
-      "stream (?:has been aborted|closed before|ended (?:before|prematurely|unexpectedly)|was reset|disconnected)",
+      "stream (?:has been aborted|was reset|disconnected)|stream[_ ]read[_ ]error",
+      "(?:stream|response) (?:was )?(?:completed|closed|ended|finished) (?:before|without|prematurely|unexpectedly|early)",
       "incomplete (?:chunked read|read|message)|without sending complete message",
       "unexpected (?:end of (?:file|stream|data)|eof)|connection closed (?:before|while|mid)",
       "response (?:body )?(?:ended|closed) (?:prematurely|early)|body object should|err_incomplete_chunked_encoding",
@@ -680,7 +690,7 @@ export const networkPhrases: ReadonlyArray<readonly [Reason, RegExp]> = [
     "empty_response",
     words(
       "unexpected end of json|expecting value: line 1 column 1 \\(char 0\\)|empty response",
-      "no (?:response|content) (?:body|received)"
+      "no (?:response|content) (?:body|received)|without (?:sending|returning) any"
     )
   ],
   [

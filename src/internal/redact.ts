@@ -23,7 +23,7 @@ const patterns: ReadonlyArray<readonly [RegExp, string]> = [
     `$1$2${mask}`
   ],
   [
-    /(?<![\w-])(?:sk|pk|rk|ak|gsk|xai|hf|r8|pplx|nvapi|fw|csk|ghp|gho|ghs|ghu|glpat|pat|tgp|vck|dp|xoxb|xoxp|lsv2|api|key|dsk|bce|ms|jina|voyage|org-key)[-_][\w.*-]{8,}/gi,
+    /(?<![\w-])(?=[a-z\d]{2,6}[-_])(?:sk|pk|rk|ak|gsk|xai|hf|r8|pplx|nvapi|fw|csk|ghp|gho|ghs|ghu|glpat|pat|tgp|vck|dp|xoxb|xoxp|lsv2|api|key|dsk|bce|ms|jina|voyage|org-key)[-_][\w.*-]{8,}/gi,
     mask
   ],
   [/\bgithub_pat_\w{8,}/g, mask],
@@ -31,7 +31,7 @@ const patterns: ReadonlyArray<readonly [RegExp, string]> = [
   [/\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}/g, mask],
   [/\bya29\.[\w.-]{8,}/g, mask],
   [/\bey[JI][\w-]{6,}\.[\w-]{2,}(?:\.[\w-]{0,4096})?/g, mask],
-  [/\b(?=[A-Za-z_]{0,128}\d)(?=\d{0,128}[A-Za-z])[A-Za-z0-9_]{32,}(?:[+/=-]{0,2}\w{0,128})/g, mask]
+  [/\b(?=\w{32})(?=[A-Za-z_]{0,128}\d)(?=\d{0,128}[A-Za-z])[A-Za-z0-9_]{32,}(?:[+/=-]{0,2}\w{0,128})/g, mask]
 ]
 
 const variants = (secret: string): ReadonlyArray<string> => {
@@ -58,7 +58,7 @@ export const scrub = (text: string, secrets: ReadonlyArray<Redacted.Redacted<str
 }
 
 const echoes =
-  /['"]?\b(?:input|inputs|messages?|prompt|contents?|failed_generation|request_body|payload|arguments)\b\\?['"]?\s{0,2}[:=]\s{0,2}(?:\\?['"]?[[{]|\\?['"](?=[^'"]{60}))|\(type_\w{1,24}\),? |invalid (?:type|value): string \\?"|['"]role['"]\s?:/i
+  /\b(?:input|inputs|messages?|prompt|contents?|failed_generation|request_body|payload|arguments)\b\\?['"]?\s{0,2}[:=]\s{0,2}(?:\\?['"]?[[{]|\\?['"](?=[^'"]{60}))|\(type_\w{1,24}\),? |invalid (?:type|value): string \\?"|['"]role['"]\s?:/i
 
 /**
  * Returns a text up to where it begins to repeat what the caller sent.
@@ -67,7 +67,7 @@ const echoes =
  */
 export const withoutEcho = (text: string): string => {
   const echo = echoes.exec(text)
-  return echo === null ? text : text.slice(0, echo.index)
+  return echo === null ? text : text.slice(0, echo.index).replace(/['"]$/, "")
 }
 
 const longQuote = /(["'`])[^"'`]{80,}(?:\1|$)/g

@@ -237,7 +237,7 @@ const hint = new RegExp(
     "(?:try|retry)(?: (?:again|your request|this request|the request|it))?(?: again)?,? (?:in|after)(?: about| around| approximately)?" +
     "|retry[-_ ]?after(?:[-_ ]?seconds)?['\"]?\\s?[:=]?\\s?['\"]?" +
     "|retrydelay['\"]?\\s?[:=]\\s?['\"]?" +
-    "|(?:please |must |need to )wait(?: for)?(?: at least| about| another)?" +
+    "|(?:(?:please |must |need to )wait(?: for)?|wait for)(?: at least| about| another)?" +
     "|resets? (?:in|after)|available (?:again )?in" +
     `)\\s?(${durationSource})`,
   "g"
@@ -258,9 +258,12 @@ const epochHint = /limit reached\|(\d{10})\b/
  * @internal
  */
 export const textWait = (text: string, now: number | undefined): number | undefined => {
-  if (!/\d/.test(text)) return undefined
+  if (!/\d/.test(text) || !/try|wait|reset|available|regain|reached\||[秒钟时]/.test(text)) return undefined
   for (const sentence of text.matchAll(hint)) {
-    if (!clientsWords.test(text.slice(Math.max(0, sentence.index - 14), sentence.index))) {
+    if (
+      !/^(?:re)?try/.test(sentence[0]) ||
+      !clientsWords.test(text.slice(Math.max(0, sentence.index - 14), sentence.index))
+    ) {
       return sumParts(sentence[1] ?? "")
     }
   }

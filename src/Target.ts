@@ -28,6 +28,7 @@
  * @since 0.1.0
  */
 import * as Redacted from "effect/Redacted"
+import { type Limits, plan } from "./internal/limiter/limits.ts"
 import type { Scope } from "./LLMError.ts"
 
 /**
@@ -86,6 +87,7 @@ export interface Target {
   readonly maxOutputTokens: number | undefined
   readonly price: Price | undefined
   readonly capabilities: Capabilities
+  readonly limits: Limits | undefined
   readonly parameters: Readonly<Record<string, unknown>>
   readonly headers: Readonly<Record<string, string>>
   readonly deployment: string | undefined
@@ -133,6 +135,13 @@ export interface Options {
   readonly price?: Price | undefined
   /** What the target cannot serve. */
   readonly capabilities?: Capabilities | undefined
+  /**
+   * Limits of the model as the account has them: keys of one group share them. `{}` learns them from what the provider
+   * refuses and from its headers.
+   *
+   * @default none, and nothing is learned
+   */
+  readonly limits?: Limits | undefined
   /** Fields added to every request body, such as `{ reasoning_effort: "low" }`; the request's `extra` wins. */
   readonly parameters?: Readonly<Record<string, unknown>> | undefined
   /** Headers added to every request, such as `OpenAI-Organization`. Never put a secret here: use `key`. */
@@ -192,6 +201,7 @@ export const make = (options: Options): Target => {
   }
   positive("contextWindow", options.contextWindow)
   positive("maxOutputTokens", options.maxOutputTokens)
+  if (options.limits !== undefined) plan(options.limits, "Target.make: limits")
   notNegative("price.input", options.price?.input)
   notNegative("price.output", options.price?.output)
   notNegative("price.cachedInput", options.price?.cachedInput)
@@ -214,6 +224,7 @@ export const make = (options: Options): Target => {
     maxOutputTokens: options.maxOutputTokens,
     price: options.price,
     capabilities: options.capabilities ?? {},
+    limits: options.limits,
     parameters: options.parameters ?? {},
     headers: options.headers ?? {},
     deployment: options.deployment,

@@ -50,7 +50,8 @@ describe("Target", () => {
       ["contextWindow", { contextWindow: 0 }],
       ["maxOutputTokens", { maxOutputTokens: -1 }],
       ["price.input", { price: { input: -1, output: 1 } }],
-      ["order", { order: Number.NaN }]
+      ["order", { order: Number.NaN }],
+      ["limits: concurrency", { limits: { concurrency: 0 } }]
     ] as const
   ) {
     it(`a wrong ${field} is refused by name: ${JSON.stringify(options)}`, () => {

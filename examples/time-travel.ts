@@ -4,7 +4,7 @@
  * Run it with `node examples/time-travel.ts`. In a test, use `it.effect` of `@effect/vitest`: it brings the clock along.
  */
 import { NodeRuntime } from "@effect/platform-node"
-import { Cooldown, LLMService, Router, Target } from "breakwater"
+import { LLMService, Resilience, Router, Target } from "breakwater"
 import * as TestProvider from "breakwater/testing/TestProvider"
 import { Console, DateTime, Duration, Effect, Fiber, Layer, References } from "effect"
 import { TestClock } from "effect/testing"
@@ -25,7 +25,7 @@ const providers = TestProvider.layer({
 })
 
 // A stated wait becomes a cooldown of an hour at most, then the target is asked again: it may be back earlier.
-const service = Router.layer({ targets }).pipe(Layer.provide([providers, Cooldown.layerMemory]))
+const service = Router.layer({ targets }).pipe(Layer.provide([providers, Resilience.layerMemory()]))
 
 const ask = Effect.gen(function*() {
   const llm = yield* LLMService.LLMService

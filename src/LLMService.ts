@@ -70,6 +70,14 @@ export interface CompletionRequest {
   readonly extra?: Readonly<Record<string, unknown>> | undefined
   /** How long the call may take over all attempts and waits. */
   readonly deadline?: Duration.Input | undefined
+  /**
+   * How urgent the call is where limits leave no capacity.
+   *
+   * @default "normal"
+   */
+  readonly priority?: "emergency" | "high" | "normal" | "low" | "background" | undefined
+  /** Whom the call is for: limits are shared fairly among tenants, and a tenant may have limits of its own. */
+  readonly tenant?: string | undefined
 }
 
 /**

@@ -44,21 +44,57 @@ import * as Layer from "effect/Layer"
 import * as Cooldown from "./Cooldown.ts"
 import type { LLMService } from "./LLMService.ts"
 import * as Provider from "./Provider.ts"
+import * as RateLimiter from "./RateLimiter.ts"
 import * as Router from "./Router.ts"
+import * as Usage from "./Usage.ts"
 
 /**
- * Options of `layer`: those of the router, and adapters of your own.
+ * Options of `layer`: those of the router, adapters of your own, and the services that keep state.
  *
  * @category options
  * @since 0.1.0
  */
-export interface Options extends Router.Options {
+export interface Options extends Router.Options, MemoryOptions {
   /** Adapters by provider name, besides or instead of the known ones. */
   readonly providers?: Readonly<Record<string, Provider.Adapter>> | undefined
 }
 
 /**
- * Provides an `LLMService` over targets, and the `Cooldown` it uses.
+ * Options of the services that keep state.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface MemoryOptions {
+  /** How the limiter queues, lends and learns. */
+  readonly limiter?: RateLimiter.Options | undefined
+  /** How tokens are estimated. */
+  readonly usage?: Usage.Options | undefined
+}
+
+/**
+ * Services that keep the state of all calls.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export type State = Cooldown.Cooldown | RateLimiter.RateLimiter | Usage.Usage
+
+/**
+ * Provides all services that keep state, in the process.
+ *
+ * **When to use**
+ *
+ * Use below `Router.layer`, with a `Provider` layer of your own.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<State> =>
+  Layer.mergeAll(Cooldown.layerMemory, RateLimiter.layerMemory(options.limiter), Usage.layer(options.usage))
+
+/**
+ * Provides an `LLMService` over targets, and the services that keep its state.
  *
  * **Gotchas**
  *
@@ -67,10 +103,8 @@ export interface Options extends Router.Options {
  * @category layers
  * @since 0.1.0
  */
-export const layer = (
-  options: Options
-): Layer.Layer<LLMService | Cooldown.Cooldown, never, HttpClient.HttpClient> =>
+export const layer = (options: Options): Layer.Layer<LLMService | State, never, HttpClient.HttpClient> =>
   Router.layer(options).pipe(
-    Layer.provideMerge(Cooldown.layerMemory),
+    Layer.provideMerge(layerMemory(options)),
     Layer.provide(Provider.layerWith(options.providers ?? {}))
   )

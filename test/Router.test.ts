@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cooldown, type LLMError, LLMService, Retry, Router, Target } from "breakwater"
+import { Cooldown, type LLMError, LLMService, RateLimiter, Resilience, Retry, Router, Target } from "breakwater"
 import * as TestProvider from "breakwater/testing/TestProvider"
 import { Cause, Clock, Duration, Effect, Exit, Fiber, Layer, Random, Redacted, Schedule, Stream } from "effect"
 import { Tool } from "effect/ai"
@@ -30,7 +30,7 @@ const overflow = TestProvider.fail("permanent", { reason: "context_length_exceed
 type Scripts = Parameters<typeof TestProvider.layer>[0]
 
 const withRouter = (options: Router.Options, scripts: Scripts) => {
-  const below = Layer.merge(TestProvider.layer(scripts), Cooldown.layerMemory)
+  const below = Layer.merge(TestProvider.layer(scripts), Resilience.layerMemory())
   return Layer.provideMerge(Router.layer(options), below)
 }
 
@@ -594,6 +594,209 @@ describe("Router", () => {
       }).pipe(Effect.provide(withRouter({ targets: [a] }, { "groq/a": [broken()] }))))
   })
 
+  describe("limits", () => {
+    const perMinute = (limit: number) => ({ limit, per: "1 minute" as const })
+    const limitedTo = (id: string, limits: RateLimiter.Limits) => target(id, { limits })
+    const inFlight = Effect.flatMap(TestProvider.TestProvider, (provider) => provider.inFlight)
+
+    it.effect("a target without capacity is passed over without an attempt, and the record says so", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        const second = yield* complete()
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a", "openai/c"])
+        assert.deepStrictEqual(second.attempts.map((_) => [_.target, _.chosen]), [["openai/c", "next"]])
+        assert.deepStrictEqual(second.attempts[0]?.skipped.map((_) => [_.target, _.why]), [["groq/a", "limit"]])
+      }).pipe(Effect.provide(withRouter({ targets: [limitedTo("groq/a", { requests: perMinute(1) }), c] }, {
+        "*": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("when no target has capacity the call waits for the first that will", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        yield* complete()
+        const third = yield* underTime(complete(), "12 seconds")
+        assert.strictEqual(third.target, "openai/c")
+        assert.deepStrictEqual(third.attempts.map((_) => _.chosen), ["earliest"])
+        assert.isAtLeast(third.timings.waitedMs, 9_999)
+        assert.isAtMost(third.timings.waitedMs, 10_100)
+      }).pipe(Effect.provide(withRouter({
+        targets: [
+          limitedTo("groq/a", { requests: { limit: 1, per: "30 seconds" } }),
+          limitedTo("openai/c", { requests: { limit: 1, per: "10 seconds" } })
+        ]
+      }, { "*": [TestProvider.reply("ok")] }))))
+
+    it.effect("a wait beyond queueWait or the deadline is refused at once, with the wait and the limit", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        for (const request of [{}, { deadline: "5 seconds" }] as const) {
+          const error = yield* Effect.flip(complete(request))
+          assert.deepStrictEqual([error._tag, error.origin], ["RateLimitError", "limiter"])
+          assert.deepStrictEqual(error.retryAfter, Duration.minutes(1))
+          assert.include(error.message, "requests")
+        }
+        assert.strictEqual((yield* calledTargets).length, 1)
+      }).pipe(Effect.provide(withRouter({ targets: [limitedTo("groq/a", { requests: perMinute(1) })] }, {
+        "*": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("a request that can never fit fails at once and names the limit", () =>
+      Effect.gen(function*() {
+        const error = yield* Effect.flip(complete({ maxTokens: 5000 }))
+        assert.deepStrictEqual([error._tag, error.origin, error.retryAfter], ["RateLimitError", "limiter", undefined])
+        assert.include(error.message, "tokens")
+        assert.deepStrictEqual(yield* calledTargets, [])
+      }).pipe(Effect.provide(withRouter({ targets: [limitedTo("groq/a", { tokens: perMinute(1000) })] }, {}))))
+
+    it.effect("tokens are settled to what was used: what was reserved for nothing is free again", () =>
+      Effect.gen(function*() {
+        for (let n = 0; n < 5; n++) yield* complete({ maxTokens: 900 })
+        const limiter = yield* RateLimiter.RateLimiter
+        const [snapshot] = yield* limiter.snapshot
+        assert.strictEqual(snapshot?.granted, 5)
+        const parts = yield* Stream.runCollect(streamParts({ maxTokens: 900 }))
+        assert.strictEqual(parts.at(-1)?.type, "finish")
+      }).pipe(Effect.provide(withRouter({ targets: [limitedTo("groq/a", { tokens: perMinute(1000) })] }, {
+        "*": [TestProvider.reply("ok", { usage: { input: 10, output: 5 } })]
+      }))))
+
+    for (
+      const [name, call] of [["whole", Effect.asVoid(complete())], [
+        "streamed",
+        Stream.runDrain(streamParts())
+      ]] as const
+    ) {
+      it.effect(`a slot is held to the end of a ${name} answer, and never more are open than there are (T17)`, () =>
+        Effect.gen(function*() {
+          const fibers = yield* Effect.forEach(Array.from({ length: 7 }), () => Effect.forkChild(call))
+          let most = 0
+          for (let step = 0; step < 120; step++) {
+            yield* TestClock.adjust("100 millis")
+            most = Math.max(most, yield* inFlight)
+          }
+          yield* Effect.forEach(fibers, Fiber.join)
+          assert.strictEqual(most, 2)
+          assert.strictEqual((yield* calledTargets).length, 7)
+        }).pipe(Effect.provide(withRouter({ targets: [limitedTo("groq/a", { concurrency: 2 })] }, {
+          "*": [TestProvider.reply(["a", "b", "c"], { delay: "1 second", gap: "1 second" })]
+        }))))
+    }
+
+    it.effect("a slot comes back however an attempt ends: failure, timeout, interruption, an abandoned stream (T16)", () =>
+      Effect.gen(function*() {
+        const provider = yield* TestProvider.TestProvider
+        const ends: ReadonlyArray<
+          readonly [TestProvider.Step, Effect.Effect<unknown, unknown, LLMService.LLMService>]
+        > = [
+          [TestProvider.fail("permanent", { reason: "content_filter" }), Effect.exit(complete())],
+          [TestProvider.stall(), Effect.exit(complete({ deadline: "1 second" }))],
+          [TestProvider.stall(["a"]), Effect.exit(Stream.runDrain(streamParts({ deadline: "1 second" })))],
+          [TestProvider.cut(["a"]), Effect.exit(Stream.runDrain(streamParts()))],
+          [TestProvider.reply(["a", "b", "c"]), Stream.runDrain(Stream.take(streamParts(), 3))]
+        ]
+        for (const [step, call] of ends) {
+          yield* provider.script("groq/a", [step])
+          yield* underTime(call, "2 seconds")
+          yield* provider.script("groq/a", [TestProvider.stall()])
+          const fiber = yield* Effect.forkChild(complete())
+          yield* TestClock.adjust("1 millis")
+          assert.strictEqual(yield* inFlight, 1, "the slot was free")
+          yield* Fiber.interrupt(fiber)
+          yield* Effect.flatMap(Cooldown.Cooldown, (cooldown) => cooldown.clearAll)
+        }
+        const limiter = yield* RateLimiter.RateLimiter
+        assert.strictEqual((yield* limiter.snapshot)[0]?.inFlight, 0)
+      }).pipe(Effect.provide(withRouter({ targets: [limitedTo("groq/a", { concurrency: 1 })] }, {}))))
+
+    it.effect("interrupting a call in the queue leaves the next one's wait as if it had never come (T8)", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        const queued = yield* Effect.forEach(Array.from({ length: 5 }), () => Effect.forkChild(complete()))
+        yield* TestClock.adjust(0)
+        const last = yield* Effect.forkChild(complete())
+        yield* TestClock.adjust(0)
+        yield* Effect.forEach(queued, Fiber.interrupt)
+        yield* TestClock.adjust("10 seconds")
+        assert.strictEqual((yield* Fiber.join(last)).timings.waitedMs, 10_000)
+      }).pipe(
+        Effect.provide(
+          withRouter({
+            targets: [limitedTo("groq/a", { requests: { limit: 1, per: "10 seconds" } })],
+            queueWait: "2 minutes"
+          }, {
+            "*": [TestProvider.reply("ok")]
+          })
+        )
+      ))
+
+    it.effect("limits are shared by provider, group, key, tenant and all calls", () =>
+      Effect.gen(function*() {
+        const limiter = yield* RateLimiter.RateLimiter
+        yield* complete({ tenant: "math" })
+        const keys = (yield* limiter.snapshot).map((_) => _.key).sort()
+        assert.deepStrictEqual(keys, [
+          "all",
+          "group:groq@org",
+          "key:groq@k",
+          "model:groq/a@org",
+          "provider:groq",
+          "tenant:math"
+        ])
+        const error = yield* Effect.flip(complete({ tenant: "math", deadline: "1 second" }))
+        assert.include(error.message, "tenant:math")
+        yield* complete({ tenant: "other" })
+      }).pipe(Effect.provide(withRouter({
+        targets: [
+          target("groq/a", {
+            group: "org",
+            key: { id: "k", value: Redacted.make("x") },
+            limits: { requests: perMinute(60) }
+          })
+        ],
+        limits: {
+          all: { requests: perMinute(600) },
+          providers: { groq: { requests: perMinute(600) } },
+          groups: { org: { requests: perMinute(600) } },
+          keys: { k: { requests: perMinute(600) } },
+          tenants: { math: { requests: perMinute(1) } }
+        }
+      }, { "*": [TestProvider.reply("ok")] }))))
+
+    it.effect("a more urgent call goes first", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        const order: Array<string> = []
+        const ask = (priority: "high" | "low") =>
+          Effect.forkChild(Effect.andThen(complete({ priority }), Effect.sync(() => order.push(priority))))
+        yield* ask("low")
+        yield* TestClock.adjust(0)
+        yield* ask("high")
+        yield* TestClock.adjust("8 seconds")
+        assert.deepStrictEqual(order, ["high", "low"])
+      }).pipe(
+        Effect.provide(withRouter({ targets: [limitedTo("groq/a", { requests: { limit: 1, per: "4 seconds" } })] }, {
+          "*": [TestProvider.reply("ok")]
+        }))
+      ))
+
+    it.effect("a cooldown that begins while a call waits in the queue is obeyed", () =>
+      Effect.gen(function*() {
+        yield* complete()
+        const queued = yield* Effect.forkChild(complete())
+        yield* TestClock.adjust("1 second")
+        const cooldown = yield* Cooldown.Cooldown
+        yield* cooldown.start("provider:groq", "1 minute", "rate_limit")
+        yield* TestClock.adjust("58 seconds")
+        assert.strictEqual((yield* calledTargets).length, 1)
+        yield* TestClock.adjust("10 seconds")
+        assert.strictEqual((yield* Fiber.join(queued)).target, "groq/a")
+      }).pipe(
+        Effect.provide(withRouter({ targets: [limitedTo("groq/a", { requests: { limit: 1, per: "4 seconds" } })] }, {
+          "*": [TestProvider.reply("ok")]
+        }))
+      ))
+  })
+
   describe("construction", () => {
     const bad = (options: Partial<Router.Options>, message: RegExp) =>
       it(`refuses ${message.source}`, () => {
@@ -604,6 +807,9 @@ describe("Router", () => {
     bad({ maxAttempts: 0 }, /maxAttempts must be an integer >= 1, got 0/)
     bad({ patience: -1 }, /patience must be >= 0/)
     bad({ timeouts: { idle: 0 } }, /timeouts.idle must be > 0/)
+    bad({ queueWait: -1 }, /queueWait must be >= 0/)
+    bad({ limits: { providers: { opanai: {} } } }, /limits.providers.opanai is for no target/)
+    bad({ limits: { all: { concurrency: 0 } } }, /limits.all.*concurrency must be/)
     bad({ recovery: { classes: { timeout: { cooldown: -5 } } } }, /classes.timeout.cooldown must be >= 0/)
   })
 

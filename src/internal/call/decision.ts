@@ -124,19 +124,19 @@ export const decide = (
 
 const limited = (before: State, event: Extract<Event, { readonly _tag: "Limited" }>, now: number): State => {
   const errors = new Map(before.errors).set(event.index, event.error)
+  if (event.error.reason === "request_exceeds_limit") return giveUp({ ...before, errors }, event.index, "limit")
   const wait = event.error.retryAfter
-  // Without a time it can never fit.
-  if (wait === undefined) return giveUp({ ...before, errors }, event.index, "limit")
-  return { ...before, errors, busy: new Map(before.busy).set(event.index, now + Math.max(1, Duration.toMillis(wait))) }
+  // Nobody knows when a slot comes back that others hold.
+  const until = wait === undefined ? Number.POSITIVE_INFINITY : now + Math.max(1, Duration.toMillis(wait))
+  return { ...before, errors, busy: new Map(before.busy).set(event.index, until) }
 }
 
+// A cooldown comes first: what the limiter grants during one could not be used.
 const withBusy = (setup: Setup, state: State, cooling: Cooling, now: number): Cooling =>
   setup.candidates.map((_, index) => {
     const until = state.busy.get(index) ?? 0
-    const entry = cooling[index]
-    return until <= now || (entry !== undefined && entry.until >= until)
-      ? entry
-      : { scopeKey: limitKey, reason: "rate_limit", until, remainingMs: until - now }
+    return cooling[index] ??
+      (until <= now ? undefined : { scopeKey: limitKey, reason: "rate_limit", until, remainingMs: until - now })
   })
 
 // Stands in the place of a scope key where our own limits are what there is to wait for.
@@ -274,7 +274,8 @@ const walk = (
   if (free !== undefined) return attempt(setup, state, free, chosen, cooling)
   const earliest = findEarliest(setup, state, cooling)
   const entry = earliest === undefined ? undefined : cooling[earliest]
-  if (earliest === undefined || entry === undefined || now + entry.remainingMs >= setup.deadlineAt) {
+  const unknown = entry?.remainingMs === Number.POSITIVE_INFINITY
+  if (earliest === undefined || entry === undefined || (!unknown && now + entry.remainingMs >= setup.deadlineAt)) {
     return exhausted(setup, state, cooling)
   }
   return entry.scopeKey === limitKey
@@ -287,7 +288,7 @@ const findEarliest = (setup: Setup, state: State, cooling: Cooling): number | un
   let soonest = Number.POSITIVE_INFINITY
   for (let index = 0; index < setup.candidates.length; index++) {
     const remaining = cooling[index]?.remainingMs ?? 0
-    if (!state.givenUp.has(index) && remaining < soonest) {
+    if (!state.givenUp.has(index) && (earliest === undefined || remaining < soonest)) {
       earliest = index
       soonest = remaining
     }
@@ -326,7 +327,8 @@ const skippedFor = (
     if (why !== undefined) skipped.push({ target: target.id, why })
     else if (entry !== undefined) {
       const why = entry.scopeKey === limitKey ? "limit" : "cooldown"
-      skipped.push({ target: target.id, why, remainingMs: entry.remainingMs })
+      const { remainingMs } = entry
+      skipped.push({ target: target.id, why, ...(Number.isFinite(remainingMs) ? { remainingMs } : undefined) })
     }
   })
   return skipped
@@ -347,7 +349,7 @@ export const exhausted = (setup: Setup, state: State, cooling: Cooling): Decisio
     const remaining = cooling[index]?.remainingMs
     const error = state.errors.get(index)
     if (error?.errorClass === "permanent") continue
-    if (remaining !== undefined) earliestMs = Math.min(earliestMs ?? remaining, remaining)
+    if (remaining !== undefined && Number.isFinite(remaining)) earliestMs = Math.min(earliestMs ?? remaining, remaining)
     if (error === undefined && remaining === undefined) continue
     if ((remaining ?? 0) < soonest) {
       soonest = remaining ?? 0

@@ -39,8 +39,14 @@ const problem = (request: CompletionRequest): string | undefined => {
   if (responseFormat?.type === "json_schema" && !/^[A-Za-z0-9_-]{1,64}$/.test(responseFormat.name)) {
     return `request.responseFormat.name must be 1-64 letters, digits, "_" or "-"`
   }
+  if (request.tenant?.trim() === "") return "request.tenant must not be empty"
+  if (request.priority !== undefined && !priorities.has(request.priority)) {
+    return `request.priority must be one of ${Array.from(priorities).join(", ")}, got ${String(request.priority)}`
+  }
   return undefined
 }
+
+const priorities: ReadonlySet<string> = new Set(["emergency", "high", "normal", "low", "background"])
 
 /** Fails with a `PermanentError` that names the field; the prompt itself is never echoed. */
 export const prepare = (request: CompletionRequest): Effect.Effect<Prepared, PermanentError> => {

@@ -1,0 +1,297 @@
+/**
+ * The attempt loop: asks `decide` what is next, does it, and tells it what came of it.
+ *
+ * @internal
+ */
+import * as Clock from "effect/Clock"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Pull from "effect/Pull"
+import * as Random from "effect/Random"
+import * as Schedule from "effect/Schedule"
+import * as Scope from "effect/Scope"
+import * as Errors from "../../LLMError.ts"
+import type { CompletionRequest } from "../../LLMService.ts"
+import * as Recovery from "../../Recovery.ts"
+import * as Retry from "../../Retry.ts"
+import * as Targets from "../../Target.ts"
+import { CurrentDeadline } from "../../Timeouts.ts"
+import * as Admissions from "./admit.ts"
+import type { Attempt, Call, Engine, Grant, Member, Step } from "./call.ts"
+import * as Decisions from "./decision.ts"
+import * as Records from "./record.ts"
+import * as Requests from "./request.ts"
+
+/** Checks a request and finds out who can serve it. */
+export const begin = (engine: Engine, request: CompletionRequest): Effect.Effect<Call, Errors.LLMError> =>
+  Effect.flatMap(Requests.prepare(request), (prepared) =>
+    Clock.clockWith((clock) => {
+      const able = engine.selective
+        ? engine.candidates.filter((_) => Requests.missing(_.target.capabilities, prepared) === undefined)
+        : engine.candidates
+      if (able.length === 0) return Effect.fail(unable(engine, prepared))
+      const startedAt = clock.currentTimeMillisUnsafe()
+      const totalMs = prepared.deadline === undefined
+        ? engine.limits.total
+        : Duration.toMillis(Duration.fromInputUnsafe(prepared.deadline))
+      const call: Call = {
+        engine,
+        request: prepared,
+        setup: {
+          candidates: able,
+          maxAttempts: engine.maxAttempts,
+          patienceMs: engine.patienceMs,
+          deadlineAt: startedAt + totalMs
+        },
+        members: able,
+        groups: able === engine.candidates ? engine.groups : able.map((_) => _.scopeKeys),
+        clock,
+        startedAt,
+        attempts: [],
+        steps: new Map(),
+        state: Decisions.initial,
+        waitedMs: 0,
+        pendingWaitMs: 0
+      }
+      return Effect.succeed(call)
+    }))
+
+const unable = (engine: Engine, request: Requests.Prepared): Errors.LLMError => {
+  const needs = new Set(engine.candidates.map((_) => Requests.missing(_.target.capabilities, request)))
+  return new Errors.PermanentError({
+    provider: engine.candidates[0]?.target.provider ?? "none",
+    origin: "router",
+    reason: "unsupported_parameter",
+    scope: "request",
+    detail: `no target can serve a request that needs ${Array.from(needs).join(" and ")}`
+  })
+}
+
+interface Served<A> {
+  readonly _tag: "Served"
+  readonly attempt: Attempt
+  readonly value: A
+}
+
+/** How an attempt ended, or why there was none. */
+type Ended<A> =
+  | Served<A>
+  | { readonly _tag: "Failed"; readonly attempt: Attempt; readonly error: Errors.LLMError }
+  | { readonly _tag: "Limited"; readonly error: Errors.RateLimitError }
+  /** While it waited in the queue, a cooldown began that covers the target. */
+  | { readonly _tag: "Overtaken" }
+
+type Chosen = Extract<Decisions.Decision, { readonly _tag: "Attempt" }>
+
+/**
+ * Runs a call until it is served or there is nothing left to try.
+ *
+ * With a `parent`, what an attempt has opened stays open in it after a success; a failed one is closed before the next
+ * one begins.
+ */
+export const run = <A>(
+  call: Call,
+  parent: Scope.Scope | undefined,
+  perform: (attempt: Attempt, scope: Scope.Scope) => Effect.Effect<A, Errors.LLMError>
+): Effect.Effect<Served<A>, Errors.LLMError> => {
+  const react = (event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError> =>
+    Effect.flatMap(call.engine.cooldown.latest(call.groups), (cooling) => {
+      const now = call.clock.currentTimeMillisUnsafe()
+      const [state, decision] = Decisions.decide(call.setup, call.state, event, cooling, now)
+      call.state = state
+      switch (decision._tag) {
+        case "Attempt":
+          return Effect.flatMap(attempt(call, parent, perform, decision), (ended) => {
+            switch (ended._tag) {
+              case "Served":
+                return Effect.succeed(ended)
+              case "Failed":
+                return Effect.flatMap(settle(call, ended.attempt, ended.error), react)
+              case "Limited":
+                return react({ _tag: "Limited", index: decision.index, error: ended.error, queued: decision.queue })
+              case "Overtaken":
+                return react({ _tag: "Waited", index: decision.index, chosen: decision.chosen })
+            }
+          })
+        case "Wait":
+          return Effect.andThen(wait(call, decision), react({ ...decision, _tag: "Waited" }))
+        case "Stop":
+          return Effect.andThen(Records.logStop(call, decision.error), failWith(call, decision.error))
+      }
+    })
+  return react({ _tag: "Start" })
+}
+
+const attempt = <A>(
+  call: Call,
+  parent: Scope.Scope | undefined,
+  perform: (attempt: Attempt, scope: Scope.Scope) => Effect.Effect<A, Errors.LLMError>,
+  chosen: Chosen
+): Effect.Effect<Ended<A>> => {
+  const member = call.members[chosen.index]
+  if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
+  const scopes = Admissions.scopesOf(call, member)
+  const performed = (scope: Scope.Scope, grant: Grant | undefined): Effect.Effect<Ended<A>> => {
+    const attempt = attemptOf(call, member, chosen, grant)
+    const ended = Effect.matchEffect(perform(attempt, scope), {
+      onSuccess: (value): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Served", attempt, value }),
+      onFailure: (error) =>
+        Effect.as(Admissions.failed(call, attempt, error), { _tag: "Failed" as const, attempt, error })
+    })
+    return call.attempts.length === 0 && chosen.skipped.length === 0
+      ? ended
+      : Effect.andThen(Records.logChoice(call, attempt), ended)
+  }
+  if (parent === undefined && scopes.length === 0) return performed(nothingToClose, undefined)
+
+  const opened = parent === undefined ? Scope.make() : Scope.fork(parent)
+  return Effect.flatMap(opened, (scope) => {
+    const ended = scopes.length === 0
+      ? performed(scope, undefined)
+      : Effect.matchEffect(Admissions.admit(call, member, scopes, chosen.queue, scope), {
+        onSuccess: (grant) =>
+          chosen.queue ? unlessCooled(call, member, grant, performed(scope, grant)) : performed(scope, grant),
+        onFailure: (error): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Limited", error })
+      })
+    // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
+    return Effect.onExit(ended, (exit) =>
+      parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served"
+        ? Effect.void
+        : Scope.close(scope, exit))
+  })
+}
+
+// An attempt without a stream and without limits opens nothing.
+const nothingToClose = Scope.makeUnsafe()
+
+/** A wait in the queue may take long enough for a cooldown to begin: what was granted is then given back unused. */
+const unlessCooled = <A>(
+  call: Call,
+  member: Member,
+  grant: Grant,
+  performed: Effect.Effect<Ended<A>>
+): Effect.Effect<Ended<A>> =>
+  Effect.flatMap(call.engine.cooldown.latest([member.scopeKeys]), ([entry]) =>
+    entry === undefined
+      ? performed
+      : Effect.as(grant.reservation.cancel, { _tag: "Overtaken" as const }))
+
+const attemptOf = (call: Call, member: Member, chosen: Chosen, grant: Grant | undefined): Attempt => {
+  const startedAt = call.clock.currentTimeMillisUnsafe()
+  const queuedMs = grant === undefined ? 0 : Math.round(Duration.toMillis(grant.reservation.waited))
+  const waitedMs = call.pendingWaitMs + queuedMs
+  call.waitedMs += queuedMs
+  call.pendingWaitMs = 0
+  return {
+    member,
+    index: chosen.index,
+    chosen: chosen.chosen,
+    skipped: chosen.skipped,
+    startedAt,
+    waitedMs,
+    // Limits of time must be positive; what is over by now ends at once.
+    remainingMs: Math.max(1, call.setup.deadlineAt - startedAt),
+    grant
+  }
+}
+
+/** Records a failure, starts its cooldown and asks the retry schedule: everything the decision needs to know. */
+const settle = (
+  call: Call,
+  attempt: Attempt,
+  raised: Errors.LLMError
+): Effect.Effect<Extract<Decisions.Event, { readonly _tag: "Failed" }>> => {
+  const { target } = attempt.member
+  const error = raised.target === undefined
+    ? Errors.update(raised, { target: target.id, provider: target.provider, model: raised.model ?? target.model })
+    : raised
+  const rule = Recovery.ruleFor(call.engine.recovery, error)
+  Records.failure(call, attempt, error)
+  return Effect.andThen(
+    cool(call, attempt, error, rule),
+    Effect.map(retryDelay(call, attempt.index, error, rule), (retryMs) => ({
+      _tag: "Failed" as const,
+      index: attempt.index,
+      error,
+      rule,
+      retryMs
+    }))
+  )
+}
+
+/** Fails a call after a failure that nothing can follow any more. */
+export const failAfter = (
+  call: Call,
+  attempt: Attempt,
+  error: Errors.LLMError
+): Effect.Effect<never, Errors.LLMError> =>
+  Effect.flatMap(settle(call, attempt, error), (failed) => failWith(call, failed.error))
+
+const failWith = (call: Call, error: Errors.LLMError): Effect.Effect<never, Errors.LLMError> =>
+  Effect.fail(Errors.update(error, { attempts: call.attempts.slice() }))
+
+const cool = (call: Call, attempt: Attempt, error: Errors.LLMError, rule: Recovery.Rule): Effect.Effect<void> => {
+  const millis = Recovery.cooldownMillis(rule, error)
+  const scopeKey = Targets.scopeKey(attempt.member.target, Recovery.cooldownScope(rule, error))
+  return Effect.andThen(
+    Records.logFailure(call, error),
+    millis === 0 || scopeKey === undefined
+      ? Effect.void
+      : Effect.andThen(
+        call.engine.cooldown.start(scopeKey, millis, error.reason),
+        Records.logCooldown(scopeKey, millis, error.reason)
+      )
+  )
+}
+
+const retryDelay = (
+  call: Call,
+  index: number,
+  error: Errors.LLMError,
+  rule: Recovery.Rule
+): Effect.Effect<number | undefined> => {
+  if (rule.sameTarget !== "backoff" || !error.isRetryable) return Effect.succeed(undefined)
+  if (retriesOn(call, index) >= rule.retries) return Effect.succeed(undefined)
+  return Effect.flatMap(
+    stepOf(call, index),
+    (step) =>
+      Pull.matchEffect(step(call.clock.currentTimeMillisUnsafe(), error), {
+        onSuccess: ([, delay]) => Effect.succeed(Duration.toMillis(delay)),
+        onFailure: Effect.failCause,
+        onDone: () => Effect.succeed(undefined)
+      })
+  ).pipe(Effect.provideService(CurrentDeadline, call.setup.deadlineAt))
+}
+
+const retriesOn = (call: Call, index: number): number => {
+  const id = call.members[index]?.target.id
+  return call.attempts.filter((_) => _.target === id).length - 1
+}
+
+const stepOf = (call: Call, index: number): Effect.Effect<Step> => {
+  const running = call.steps.get(index)
+  if (running !== undefined) return Effect.succeed(running)
+  return Effect.map(Schedule.toStep(call.engine.retry), (step) => {
+    call.steps.set(index, step)
+    return step
+  })
+}
+
+// Which waits are worth it has been decided by now; the rule only spreads them.
+const statedWait = Retry.makeRetryAfter({ maxHint: "1 day" })
+
+// A stated wait is a lower bound, and all who heard it must not come back in the same instant.
+const wait = (
+  call: Call,
+  decision: Extract<Decisions.Decision, { readonly _tag: "Wait" }>
+): Effect.Effect<void> =>
+  Effect.flatMap(decision.stated ? Random.next : Effect.succeed(0), (random) => {
+    const remaining = call.setup.deadlineAt - call.clock.currentTimeMillisUnsafe()
+    const delayMs = decision.stated
+      ? Retry.waitMillis(statedWait, { delay: 0, hint: decision.delayMs, remaining, random }) ?? decision.delayMs
+      : decision.delayMs
+    call.waitedMs += delayMs
+    call.pendingWaitMs += delayMs
+    return Effect.sleep(delayMs)
+  })

@@ -1,11 +1,10 @@
 import { assert, describe, it } from "@effect/vitest"
 import { LLMError, type LLMService } from "breakwater"
-import * as Retry from "breakwater/Retry"
 import * as Timeouts from "breakwater/Timeouts"
-import { Cause, Clock, Duration, Effect, Exit, Fiber, Pull, Queue, Random, Result, Schedule, Stream } from "effect"
+import { Cause, Clock, Duration, Effect, Exit, Fiber, Pull, Random, Result, Schedule, Stream } from "effect"
 import { Response } from "effect/ai"
 import { TestClock } from "effect/testing"
-import { readFileSync } from "node:fs"
+import { type Part, settle, timeline } from "./support/Virtual.ts"
 
 const context: Timeouts.ErrorContext = { provider: "groq", model: "llama", target: "groq/llama@k1" }
 
@@ -28,29 +27,6 @@ const counting = Effect.map(Clock.Clock, (clock) => {
   }
   return { counter, provide: Effect.provideService(Clock.Clock, counted) }
 })
-
-interface Settled<A, E> {
-  readonly exit: Exit.Exit<A, E>
-  readonly at: number
-}
-
-/** Runs an effect in virtual time; returns how it ended and when. */
-const settle = <A, E, R>(effect: Effect.Effect<A, E, R>, within: Duration.Input = "1 day") =>
-  Effect.gen(function*() {
-    const begin = yield* Clock.currentTimeMillis
-    const fiber = yield* Effect.forkChild(
-      Effect.flatMap(
-        Effect.exit(effect),
-        (exit) => Effect.map(Clock.currentTimeMillis, (now): Settled<A, E> => ({ exit, at: now - begin }))
-      )
-    )
-    // What happens at the first instant happens before the clock moves.
-    yield* Effect.repeat(Effect.yieldNow, { times: 20 })
-    yield* TestClock.adjust(within)
-    const done = fiber.pollUnsafe()
-    assert.isDefined(done, "not settled in time")
-    return yield* done
-  })
 
 const timeoutOf = <A, E>(exit: Exit.Exit<A, E>): LLMError.TimeoutError => {
   const error = Exit.isFailure(exit) ? Result.getOrThrow(Cause.findError(exit.cause)) : undefined
@@ -271,30 +247,6 @@ describe("nested limits", () => {
 // -----------------------------------------------------------------------------
 // Streams
 // -----------------------------------------------------------------------------
-
-interface Part {
-  readonly t: number
-  readonly ping?: boolean
-}
-
-/** Emits every part at its time, whether or not somebody asks for it; ends at `endsAt`. */
-const timeline = (parts: ReadonlyArray<Part>, endsAt?: number): Stream.Stream<Part> =>
-  Stream.unwrap(Effect.gen(function*() {
-    const queue = yield* Queue.unbounded<Part, Cause.Done>()
-    const begin = yield* Clock.currentTimeMillis
-    const until = (time: number) => Effect.flatMap(Clock.currentTimeMillis, (now) => Effect.sleep(begin + time - now))
-    const produce = Effect.gen(function*() {
-      for (const part of parts) {
-        yield* until(part.t)
-        yield* Queue.offer(queue, part)
-      }
-      if (endsAt === undefined) return
-      yield* until(endsAt)
-      yield* Queue.end(queue)
-    })
-    yield* Effect.forkScoped(produce)
-    return Stream.fromQueue(queue)
-  }))
 
 const isContent = (part: Part): boolean => part.ping !== true
 
@@ -612,208 +564,4 @@ describe("defaults", () => {
     )
     assert.deepStrictEqual(seconds, { total: 600, attempt: 60, connect: 20, firstToken: 30, idle: 30 })
   })
-})
-
-// -----------------------------------------------------------------------------
-// Conformance vectors
-// -----------------------------------------------------------------------------
-
-interface VectorBase<Kind extends string, Config, Input, Expect> {
-  readonly id: string
-  readonly kind: Kind
-  readonly title: string
-  readonly config: Config
-  readonly input: Input
-  readonly expect: Expect
-}
-
-interface TimeoutRetry extends
-  VectorBase<
-    "timeout-retry",
-    {
-      readonly totalMs?: number
-      readonly attemptMs?: number
-      readonly maxAttempts: number
-      readonly delayMs?: number
-      readonly deadlineAware?: boolean
-    },
-    undefined,
-    { readonly attempts?: number; readonly outcome: string; readonly at: number; readonly attemptTimeouts?: number }
-  >
-{
-  readonly attempts: ReadonlyArray<{ readonly ms: number; readonly outcome: "success" | "failure" }>
-}
-
-interface StreamIdle extends
-  VectorBase<
-    "stream-idle",
-    { readonly firstMs?: number; readonly idleMs?: number; readonly totalMs?: number; readonly consumerMs?: number },
-    undefined,
-    { readonly outcome: string; readonly at: number; readonly chunks?: number }
-  >
-{
-  readonly chunks: ReadonlyArray<{ readonly t: number; readonly ping?: boolean; readonly end?: boolean }>
-}
-
-type Vector =
-  | TimeoutRetry
-  | StreamIdle
-  | VectorBase<
-    "timeout-fallback",
-    { readonly order: ReadonlyArray<string> },
-    { readonly taskMs: number; readonly task: "success" | "failure"; readonly fallbackMs: number },
-    { readonly timeouts: number; readonly fallbacks: number; readonly result: "fallback" | "timeout" | "success" }
-  >
-  | VectorBase<
-    "timeout-cancel",
-    undefined,
-    { readonly timeoutMs: number; readonly callerCancelsAt: number; readonly taskMs: number },
-    { readonly outcome: string; readonly timeoutEvents: number; readonly retried: boolean }
-  >
-  | VectorBase<
-    "timeout-cooperative",
-    undefined,
-    { readonly timeoutMs: number; readonly taskMs: number },
-    { readonly ours: string }
-  >
-  | VectorBase<
-    "timeout-uninterruptible",
-    undefined,
-    { readonly timeoutMs: number; readonly finalizerMs: number },
-    { readonly oursAt: number }
-  >
-  | VectorBase<
-    "stream-timeout-typed",
-    undefined,
-    { readonly idleMs: number; readonly gapsMs: ReadonlyArray<number> },
-    { readonly ours: string }
-  >
-
-const vectors: ReadonlyArray<Vector> =
-  JSON.parse(readFileSync(new URL("./fixtures/vectors/timeout.json", import.meta.url), "utf8")).vectors
-
-const limited = <A, E>(effect: Effect.Effect<A, E>, which: typeof Timeouts.attempt, millis: number | undefined) =>
-  millis === undefined ? effect : which(effect, millis, context)
-
-const reasons: Readonly<Record<string, string>> = {
-  attempt: "timeout:attempt",
-  deadline: "timeout:total",
-  idle: "timeout:idle",
-  first_token: "timeout:first"
-}
-
-const outcomeOf = (exit: Exit.Exit<unknown, unknown>): string => {
-  if (Exit.isSuccess(exit)) return "success"
-  if (Cause.hasInterruptsOnly(exit.cause)) return "interrupted"
-  const error = Result.getOrThrow(Cause.findError(exit.cause))
-  return error instanceof LLMError.TimeoutError ? reasons[error.reason] ?? error.reason : "failure"
-}
-
-const broken = new LLMError.ServerError({ provider: "groq", reason: "internal_error" })
-
-const timeoutRetry = Effect.fnUntraced(function*({ attempts, config, expect }: TimeoutRetry) {
-  let made = 0
-  let attemptTimeouts = 0
-  const task = Effect.suspend((): Effect.Effect<void, LLMError.LLMError> => {
-    const { ms, outcome } = attempts[Math.min(made, attempts.length - 1)] ?? { ms: 0, outcome: "failure" }
-    made++
-    return Effect.andThen(Effect.sleep(ms), outcome === "success" ? Effect.void : Effect.fail(broken))
-  })
-  const attempt = Effect.tapError(limited(task, Timeouts.attempt, config.attemptMs), (error) =>
-    Effect.sync(() => {
-      if (error.reason === "attempt") attemptTimeouts++
-    }))
-  const schedule = Schedule.spaced(config.delayMs ?? 0).pipe(Schedule.upTo({ times: config.maxAttempts - 1 }))
-  const policy = config.deadlineAware === true ? Retry.withinDeadline(schedule) : schedule
-  const { at, exit } = yield* settle(limited(Effect.retry(attempt, policy), Timeouts.total, config.totalMs))
-  const actual = { attempts: made, outcome: outcomeOf(exit), at, attemptTimeouts }
-  assert.deepStrictEqual({ ...actual, ...expect }, actual)
-})
-
-const streamIdle = Effect.fnUntraced(function*({ chunks, config, expect }: StreamIdle) {
-  const parts = chunks.filter((chunk) => chunk.end !== true)
-  const { at, exit, received } = yield* consume(timeline(parts, chunks.find((chunk) => chunk.end)?.t), {
-    firstToken: config.firstMs,
-    idle: config.idleMs,
-    total: config.totalMs
-  }, config.consumerMs)
-  const outcome = Exit.isSuccess(exit) ? "complete" : outcomeOf(exit)
-  const actual = { outcome, at, chunks: received.length }
-  assert.deepStrictEqual({ ...actual, ...expect }, actual)
-})
-
-const runVector = Effect.fnUntraced(function*(vector: Vector) {
-  switch (vector.kind) {
-    case "timeout-retry":
-      return yield* timeoutRetry(vector)
-    case "stream-idle":
-      return yield* streamIdle(vector)
-    case "timeout-fallback": {
-      const { expect, input } = vector
-      let fallbacks = 0
-      let timeouts = 0
-      const task: Effect.Effect<string, LLMError.LLMError> = Effect.andThen(
-        Effect.sleep(input.taskMs),
-        input.task === "success" ? Effect.succeed("success") : Effect.fail(broken)
-      )
-      const fallback = Effect.suspend(() => {
-        fallbacks++
-        return Effect.as(Effect.sleep(input.fallbackMs), "fallback")
-      })
-      const composed = vector.config.order.toReversed().reduce((inner, policy) => {
-        if (policy === "fallback") return Effect.catch(inner, () => fallback)
-        return Effect.tapError(
-          Timeouts.attempt(inner, Number(policy.split(":")[1]), context),
-          (error) => Effect.sync(() => error.reason === "attempt" && timeouts++)
-        )
-      }, task)
-      const { exit } = yield* settle(composed)
-      const result = Exit.isSuccess(exit) ? exit.value : outcomeOf(exit).split(":")[0]
-      return assert.deepStrictEqual({ timeouts, fallbacks, result }, expect)
-    }
-    case "timeout-cancel": {
-      const { expect, input } = vector
-      let attempts = 0
-      let timeouts = 0
-      const call = Effect.suspend(() => {
-        attempts++
-        return Effect.sleep(input.taskMs)
-      }).pipe(
-        Timeouts.attempt(input.timeoutMs, context),
-        Effect.tapError(() => Effect.sync(() => timeouts++)),
-        Effect.retry(Schedule.recurs(3))
-      )
-      const fiber = yield* Effect.forkChild(call)
-      yield* TestClock.adjust(input.callerCancelsAt)
-      yield* Fiber.interrupt(fiber)
-      yield* TestClock.adjust("1 hour")
-      const outcome = outcomeOf(yield* Fiber.await(fiber))
-      assert.deepStrictEqual([outcome, timeouts, attempts > 1], [expect.outcome, expect.timeoutEvents, expect.retried])
-      return
-    }
-    case "timeout-cooperative": {
-      const { expect, input } = vector
-      const deaf = Effect.uninterruptible(Effect.as(Effect.sleep(input.taskMs), "late"))
-      const { at, exit } = yield* settle(Timeouts.attempt(deaf, input.timeoutMs, context))
-      assert.strictEqual(outcomeOf(exit), "timeout:attempt")
-      return assert.strictEqual(`timeout at ${at} ms; the late value is discarded`, expect.ours)
-    }
-    case "timeout-uninterruptible": {
-      const { expect, input } = vector
-      const slow = Effect.onInterrupt(Effect.never, () => Effect.sleep(input.finalizerMs))
-      const { at } = yield* settle(Timeouts.attempt(slow, input.timeoutMs, context))
-      return assert.strictEqual(at, expect.oursAt)
-    }
-    case "stream-timeout-typed": {
-      const { expect, input } = vector
-      let t = 0
-      const parts = input.gapsMs.map((gap) => content(t += gap))
-      const { at, exit, received } = yield* consume(timeline(parts, t), { idle: input.idleMs })
-      return assert.strictEqual(`${outcomeOf(exit)} at ${at} after ${received.length} chunks`, expect.ours)
-    }
-  }
-})
-
-describe("timeout vectors", () => {
-  for (const vector of vectors) it.effect(`${vector.id}: ${vector.title}`, () => runVector(vector))
 })

@@ -1,8 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Classifier } from "breakwater"
 import { readFileSync } from "node:fs"
 import { classifyLine } from "../src/internal/classifyLine.ts"
-import { parseDuration } from "../src/internal/retryAfter.ts"
 
 interface Entry {
   readonly id: string
@@ -13,24 +11,6 @@ interface Entry {
     readonly retryAfterMs: number | null
     readonly scope?: string | null
     readonly accept?: ReadonlyArray<string>
-  }
-}
-
-interface Vector {
-  readonly id: string
-  readonly kind: string
-  readonly adopt: string
-  readonly input: {
-    readonly status: number
-    readonly nowMs: number
-    readonly headers: Record<string, string>
-    readonly value: string
-  }
-  readonly expect: {
-    readonly decision: string
-    readonly hintMs: number | "huge" | null
-    readonly retry: boolean
-    readonly ms: number | null
   }
 }
 
@@ -60,6 +40,10 @@ describe("corpus", () => {
     for (const [entry, line] of entriesOf("corpus/families.jsonl")) it(entry.id, () => check(entry, line))
   })
 
+  describe("classifies failures that were collected and labelled after the rules were written", () => {
+    for (const [entry, line] of entriesOf("corpus/field.jsonl")) it(entry.id, () => check(entry, line))
+  })
+
   it("gives ambiguous failures the labelled class too", () => {
     const other = entriesOf("corpus/errors.jsonl").filter(([entry, line]) => {
       const actual = classifyLine(line, 1)
@@ -67,37 +51,4 @@ describe("corpus", () => {
     })
     assert.deepStrictEqual(other.map(([entry]) => entry.id), [])
   })
-})
-
-describe("vectors", () => {
-  const vectors =
-    (JSON.parse(fixture("vectors/retry-after.json")) as { readonly vectors: ReadonlyArray<Vector> }).vectors
-  const adopted = vectors.filter((vector) => vector.adopt !== "no")
-
-  for (const { expect, id, input, kind } of adopted) {
-    switch (kind) {
-      case "retry-after": {
-        it(`states the wait of ${id}`, () => {
-          const hint = Classifier.retryAfterMs({ status: input.status, headers: input.headers }, input.nowMs)
-          if (expect.hintMs === "huge") return assert.isAbove(hint ?? 0, 1e12)
-          assert.strictEqual(hint ?? null, expect.hintMs)
-        })
-        break
-      }
-      case "retry-status": {
-        it(`knows whether to retry ${id}`, () => {
-          const header = input.headers["x-should-retry"]
-          assert.strictEqual(Classifier.isRetryableStatus(input.status, header), expect.retry)
-        })
-        break
-      }
-      case "reset-duration": {
-        it(`reads the reset of ${id}`, () => assert.strictEqual(parseDuration(input.value) ?? null, expect.ms))
-        break
-      }
-      default: {
-        it(`knows the kind of ${id}`, () => assert.fail(kind))
-      }
-    }
-  }
 })

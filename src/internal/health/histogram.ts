@@ -1,0 +1,94 @@
+/**
+ * Quantiles of durations in bounded memory: a histogram with logarithmic buckets that forgets by time.
+ *
+ * A bucket is 20 % wide, so a quantile is off by at most 10 %. Rather than shrink all buckets all the time, a new
+ * sample weighs more than the old ones; the weights are brought back to 1 before they grow too large.
+ *
+ * @internal
+ */
+
+const growth = 1.2
+const logGrowth = Math.log(growth)
+/** From 1 ms to about 15 minutes; what is longer counts into the last bucket. */
+const buckets = 76
+/** `e^40` is far from the largest number that a bucket holds. */
+const largestExponent = 40
+
+/** @internal */
+export interface Histogram {
+  readonly weights: Float32Array
+  readonly tauMs: number
+  /** The time at which a sample weighs 1. */
+  landmark: number
+  latest: number
+  samples: number
+  /** What `slow` last found, and how many samples there have to be before it looks again. */
+  slow: number | undefined
+  slowUntil: number
+}
+
+/** @internal */
+export const make = (tauMs: number, now: number): Histogram => ({
+  weights: new Float32Array(buckets),
+  tauMs,
+  landmark: now,
+  latest: now,
+  samples: 0,
+  slow: undefined,
+  slowUntil: 0
+})
+
+/** @internal */
+export const add = (histogram: Histogram, millis: number, now: number): void => {
+  histogram.latest = Math.max(histogram.latest, now)
+  let exponent = (histogram.latest - histogram.landmark) / histogram.tauMs
+  if (exponent > largestExponent) {
+    const scale = Math.exp(-exponent)
+    for (let index = 0; index < buckets; index++) histogram.weights[index] = weightOf(histogram, index) * scale
+    histogram.landmark = histogram.latest
+    exponent = 0
+  }
+  histogram.samples++
+  const index = millis <= 1 ? 0 : Math.min(buckets - 1, Math.floor(Math.log(millis) / logGrowth))
+  histogram.weights[index] = weightOf(histogram, index) + Math.exp(exponent)
+}
+
+/**
+ * Returns the durations below which the given shares of the samples lie; `undefined` without samples.
+ *
+ * @internal
+ */
+export const quantiles = (histogram: Histogram, shares: ReadonlyArray<number>): ReadonlyArray<number> | undefined => {
+  let total = 0
+  for (const weight of histogram.weights) total += weight
+  return total === 0 ? undefined : shares.map((share) => quantile(histogram, share * total))
+}
+
+/**
+ * Returns the 95th percentile, with at most an eighth of the samples missing and never more than 64: reading all
+ * buckets for each failure would cost more than all the rest.
+ *
+ * @internal
+ */
+export const slow = (histogram: Histogram): number | undefined => {
+  if (histogram.samples >= histogram.slowUntil) {
+    histogram.slow = quantiles(histogram, [0.95])?.[0]
+    histogram.slowUntil = histogram.samples + Math.min(64, Math.max(1, histogram.samples >> 3))
+  }
+  return histogram.slow
+}
+
+const quantile = (histogram: Histogram, rank: number): number => {
+  let below = 0
+  let last = 0
+  for (let index = 0; index < buckets; index++) {
+    const weight = weightOf(histogram, index)
+    if (weight === 0) continue
+    below += weight
+    last = index
+    if (below >= rank) break
+  }
+  return growth ** (last + 0.5)
+}
+
+const weightOf = (histogram: Histogram, index: number): number => histogram.weights[index] ?? 0

@@ -65,6 +65,7 @@ import * as Snapshots from "./internal/limiter/snapshot.ts"
 import { isLLMError, type LLMError, RateLimitError } from "./LLMError.ts"
 import { type CompletionRequest, LLMService, type StreamPart } from "./LLMService.ts"
 import * as Timeouts from "./Timeouts.ts"
+import * as Usages from "./Usage.ts"
 
 /**
  * Service that admits requests within their limits.
@@ -349,7 +350,7 @@ const settleFailure = (
   error: unknown
 ): Effect.Effect<void> => {
   if (!isLLMError(error)) return reservation.settle("unknown")
-  const settled = reservation.settle(usageOfFailure(error))
+  const settled = reservation.settle(usageOfFailure(error, request.tokens))
   const key = request.scopes[0]?.key
   if (key === undefined || !isRefusal(error)) return settled
   const { input = 0, output = 0 } = request.tokens ?? {}
@@ -367,30 +368,20 @@ const isRefusal = (error: LLMError): boolean =>
   ((error._tag === "RateLimitError" && error.reason === "rate_limit") || error.reason === "overloaded")
 
 /**
- * Returns what a failed request has used, as far as its error tells.
- *
- * **Details**
- *
- * Nothing, when it was refused by us or never reached the provider, or when the provider rejected it. One request and no
- * tokens, when the provider refused it for its rate. Otherwise nobody knows, and the estimate stands.
+ * Returns what a failed request has used, as far as its error tells: the rules of `Usage.settlement`, for a request
+ * whose tokens are known from elsewhere.
  *
  * @category accessors
  * @since 0.1.0
  */
-export const usageOfFailure = (error: LLMError): Usage => {
-  if (error.origin !== "provider") return "nothing-sent"
-  if (error.maybeBilled) return "unknown"
-  if (error._tag === "RateLimitError") return { input: 0, output: 0 }
-  if (error.status !== undefined && error.status >= 400 && error.status < 500) return "nothing-sent"
-  return neverSent.has(error.reason) ? "nothing-sent" : "unknown"
+export const usageOfFailure = (error: LLMError, tokens: Request["tokens"] = { input: 0, output: 0 }): Usage => {
+  const settled = Usages.settlement(
+    { _tag: "Failure", error },
+    { ...tokens, text: tokens.input, attachments: 0, exact: false },
+    0
+  )
+  return settled.requests === 0 ? "nothing-sent" : settled
 }
-
-const neverSent: ReadonlySet<LLMError["reason"]> = new Set<LLMError["reason"]>([
-  "conn_refused",
-  "dns",
-  "tls",
-  "connect_timeout"
-])
 
 /**
  * Options of `layerLLMService`.
@@ -506,7 +497,9 @@ const usageOf = (usage: Extract<StreamPart, { readonly type: "finish" }>["usage"
 }
 
 const estimate = (request: CompletionRequest): { readonly input: number; readonly output: number } => ({
-  input: Math.ceil((typeof request.prompt === "string" ? request.prompt : JSON.stringify(request.prompt)).length / 4),
+  input: Usages.fromCharacters(
+    (typeof request.prompt === "string" ? request.prompt : JSON.stringify(request.prompt)).length
+  ),
   output: request.maxTokens ?? 1000
 })
 

@@ -7,7 +7,8 @@
  *
  * **Gotchas**
  *
- * A cooldown only ever grows: a shorter one never cuts a longer one. `clear` is the only way to end one early.
+ * A cooldown only ever grows: a shorter one never cuts a longer one. `clear` and `clearAll` are the only ways to end one
+ * early.
  *
  * **Example** (A cooldown that ends by itself)
  *
@@ -36,7 +37,8 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
-import type { Reason } from "./LLMError.ts"
+import type { Reason, Scope } from "./LLMError.ts"
+import { parseScopeKey, scopeKeys, type Target } from "./Target.ts"
 
 /**
  * Service that starts, reads and ends cooldowns.
@@ -53,6 +55,8 @@ export class Cooldown extends Context.Service<Cooldown, {
   readonly latest: (groups: ReadonlyArray<ReadonlyArray<string>>) => Effect.Effect<ReadonlyArray<Entry | undefined>>
   /** Returns the cooldowns that run, the one that ends first first. */
   readonly active: Effect.Effect<ReadonlyArray<Entry>>
+  /** Returns the cooldowns that run as a table: how many, of which providers, at which scopes, for how long. */
+  readonly status: Effect.Effect<Status>
   /** Ends one cooldown now; returns whether it was running. */
   readonly clear: (scopeKey: string) => Effect.Effect<boolean>
   /** Ends all cooldowns now; returns how many were running. */
@@ -75,6 +79,115 @@ export interface Entry {
   /** Milliseconds it still runs, at the time of reading. */
   readonly remainingMs: number
 }
+
+/**
+ * The cooldowns that run, counted and listed.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Status {
+  readonly total: number
+  /** How many there are by provider; a cooldown whose key names no provider is in `total` only. */
+  readonly byProvider: Readonly<Record<string, number>>
+  /** How many there are by scope; a cooldown whose key names no scope is in `total` only. */
+  readonly byScope: { readonly [S in Scope]?: number }
+  /** The cooldowns themselves, the one that ends first first. */
+  readonly entries: ReadonlyArray<StatusEntry>
+}
+
+/**
+ * A line of the table: a cooldown that runs, and what its key names.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface StatusEntry {
+  readonly key: string
+  readonly scope: Scope | undefined
+  readonly provider: string | undefined
+  readonly reason: Reason
+  /** Milliseconds since the epoch at which it ends. */
+  readonly until: number
+  /** Milliseconds it still runs, at the time of reading. */
+  readonly remainingMs: number
+}
+
+/**
+ * What of a provider can be called.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Availability {
+  /** Targets that are not cooling. */
+  readonly available: number
+  /** All targets. */
+  readonly total: number
+  /** Models that at least one available target serves, in the order of the targets. */
+  readonly models: ReadonlyArray<string>
+}
+
+/**
+ * Returns for each provider which of the targets can be called while the given cooldowns run.
+ *
+ * **Details**
+ *
+ * A target is cooling while any of its scope keys is: its own, its model's, its key's, its provider's.
+ *
+ * **Example** (Asking which models are left)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Cooldown, Target } from "breakwater"
+ *
+ * const targets = [
+ *   Target.make({ provider: "groq", model: "gemma2-9b-it" }),
+ *   Target.make({ provider: "groq", model: "llama3-8b-8192" }),
+ *   Target.make({ provider: "openai", model: "gpt-4o" })
+ * ]
+ *
+ * const program = Effect.gen(function*() {
+ *   const cooldown = yield* Cooldown.Cooldown
+ *   yield* cooldown.start("model:groq/gemma2-9b-it@none", "22 minutes", "rate_limit")
+ *   yield* cooldown.start("provider:openai", "1 minute", "ip_blocked")
+ *   const { byProvider } = yield* cooldown.status
+ *   return [byProvider, Cooldown.available(targets, yield* cooldown.active)]
+ * }).pipe(Effect.provide(Cooldown.layerMemory))
+ *
+ * const expected = [
+ *   { openai: 1, groq: 1 },
+ *   {
+ *     groq: { available: 1, total: 2, models: ["llama3-8b-8192"] },
+ *     openai: { available: 0, total: 1, models: [] }
+ *   }
+ * ]
+ *
+ * await Effect.runPromise(program) // => expected
+ * ```
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const available = (
+  targets: ReadonlyArray<Target>,
+  entries: ReadonlyArray<Pick<Entry, "scopeKey">>
+): Readonly<Record<string, Availability>> => {
+  const cooling = new Set(entries.map((_) => _.scopeKey))
+  const providers = new Map<string, Availability>()
+  for (const target of targets) {
+    const { available, models, total } = providers.get(target.provider) ?? nothing
+    const free = !scopeKeys(target).some((key) => cooling.has(key))
+    providers.set(target.provider, {
+      available: free ? available + 1 : available,
+      total: total + 1,
+      models: free && !models.includes(target.model) ? [...models, target.model] : models
+    })
+  }
+  return Object.fromEntries(providers)
+}
+
+const nothing: Availability = { available: 0, total: 0, models: [] }
 
 /** What is stored of a cooldown. */
 interface Stored {
@@ -122,6 +235,11 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
     return latest
   }
 
+  const active: Effect.Effect<ReadonlyArray<Entry>> = Effect.map(Clock.currentTimeMillis, (now) => {
+    sweep(now)
+    return Array.from(entries, ([key, entry]) => view(key, entry, now)).sort((a, b) => a.until - b.until)
+  })
+
   return Cooldown.of({
     start: (scopeKey, duration, reason) =>
       Effect.map(Clock.currentTimeMillis, (now) => {
@@ -141,10 +259,8 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
         Clock.currentTimeMillis,
         (now) => entries.size === 0 ? [] : groups.map((keys) => latestOf(keys, now))
       ),
-    active: Effect.map(Clock.currentTimeMillis, (now) => {
-      sweep(now)
-      return Array.from(entries, ([key, entry]) => view(key, entry, now)).sort((a, b) => a.until - b.until)
-    }),
+    active,
+    status: Effect.map(active, statusOf),
     clear: (scopeKey) =>
       Effect.map(Clock.currentTimeMillis, (now) => read(scopeKey, now) !== undefined && entries.delete(scopeKey)),
     clearAll: Effect.map(Clock.currentTimeMillis, (now) => {
@@ -163,3 +279,16 @@ const view = (scopeKey: string, entry: Stored, now: number): Entry => ({
   until: entry.until,
   remainingMs: entry.until - now
 })
+
+const statusOf = (active: ReadonlyArray<Entry>): Status => {
+  const byProvider = new Map<string, number>()
+  const byScope: { [S in Scope]?: number } = {}
+  const entries = active.map(({ reason, remainingMs, scopeKey, until }): StatusEntry => {
+    const parsed = parseScopeKey(scopeKey)
+    const { provider, scope } = parsed ?? { provider: undefined, scope: undefined }
+    if (provider !== undefined) byProvider.set(provider, (byProvider.get(provider) ?? 0) + 1)
+    if (scope !== undefined) byScope[scope] = (byScope[scope] ?? 0) + 1
+    return { key: scopeKey, scope, provider, reason, until, remainingMs }
+  })
+  return { total: entries.length, byProvider: Object.fromEntries(byProvider), byScope, entries }
+}

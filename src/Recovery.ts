@@ -7,14 +7,14 @@
  *
  * **Details**
  *
- * | class | same target | other targets | cooldown |
- * |---|---|---|---|
- * | `rate_limit` | after a stated wait within the router's patience | at once, another key of the same model first | the stated wait, 60 s when none is stated |
- * | `timeout` | no | at once | 10 s, target |
- * | `server_error`, `transient_network` | backoff | when the retries are spent | the stated wait, none when none is stated |
- * | `authentication` | no | at once, another key of the same model first | 1 h |
- * | `permanent` | no | no | none |
- * | `unknown` | one retry | when the retry is spent | the stated wait |
+ * | class | same target | other targets | cooldown | circuit |
+ * |---|---|---|---|---|
+ * | `rate_limit` | after a stated wait within the router's patience | at once, another key of the same model first | the stated wait, 60 s when none is stated | ignored |
+ * | `timeout` | no | at once | 10 s, target | failure |
+ * | `server_error`, `transient_network` | backoff | when the retries are spent | the stated wait, none when none is stated | failure |
+ * | `authentication` | no | at once, another key of the same model first | 1 h | ignored |
+ * | `permanent` | no | no | none | ignored |
+ * | `unknown` | one retry | when the retry is spent | the stated wait | failure |
  *
  * By reason: `insufficient_quota` and `billing_disabled` cool the group for 1 h and go on; `context_length_exceeded`
  * moves to larger windows only; `model_not_found`, `region_blocked` and `request_exceeds_limit` let others try.
@@ -62,6 +62,8 @@ export interface Rule {
   readonly statedWait: boolean
   /** What is cooled down: the failure's own scope, or a fixed one. */
   readonly scope: "failure" | Scope
+  /** Whether the failure counts against the target's circuit. */
+  readonly circuit: "failure" | "ignored"
 }
 
 /**
@@ -101,7 +103,8 @@ const backoff: Rule = {
   siblingsFirst: false,
   cooldown: Duration.zero,
   statedWait: true,
-  scope: "failure"
+  scope: "failure",
+  circuit: "failure"
 }
 
 const surface: Rule = {
@@ -111,7 +114,8 @@ const surface: Rule = {
   siblingsFirst: false,
   cooldown: Duration.zero,
   statedWait: false,
-  scope: "failure"
+  scope: "failure",
+  circuit: "ignored"
 }
 
 const moveOn: Rule = { ...surface, otherTargets: "at-once", cooldown: Duration.hours(1) }
@@ -133,7 +137,7 @@ export const defaults: Recovery = {
       cooldown: Duration.seconds(60),
       statedWait: true
     },
-    timeout: { ...moveOn, cooldown: Duration.seconds(10), scope: "target" },
+    timeout: { ...moveOn, cooldown: Duration.seconds(10), scope: "target", circuit: "failure" },
     server_error: backoff,
     transient_network: backoff,
     authentication: { ...moveOn, siblingsFirst: true },

@@ -41,10 +41,13 @@
  */
 import type * as HttpClient from "effect/http/HttpClient"
 import * as Layer from "effect/Layer"
+import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as Cooldown from "./Cooldown.ts"
+import * as Health from "./Health.ts"
 import type { LLMService } from "./LLMService.ts"
 import * as Provider from "./Provider.ts"
 import * as RateLimiter from "./RateLimiter.ts"
+import * as RetryBudget from "./RetryBudget.ts"
 import * as Router from "./Router.ts"
 import * as Usage from "./Usage.ts"
 
@@ -70,6 +73,12 @@ export interface MemoryOptions {
   readonly limiter?: RateLimiter.Options | undefined
   /** How tokens are estimated. */
   readonly usage?: Usage.Options | undefined
+  /** When a target's circuit opens, for how long, and how it closes again. */
+  readonly circuit?: CircuitBreaker.Options | undefined
+  /** How health is remembered. */
+  readonly health?: Health.Options | undefined
+  /** How many retries all calls together may make. */
+  readonly retryBudget?: RetryBudget.Options | undefined
 }
 
 /**
@@ -78,7 +87,13 @@ export interface MemoryOptions {
  * @category services
  * @since 0.1.0
  */
-export type State = Cooldown.Cooldown | RateLimiter.RateLimiter | Usage.Usage
+export type State =
+  | Cooldown.Cooldown
+  | RateLimiter.RateLimiter
+  | Usage.Usage
+  | CircuitBreaker.CircuitBreaker
+  | Health.Health
+  | RetryBudget.RetryBudget
 
 /**
  * Provides all services that keep state, in the process.
@@ -91,7 +106,14 @@ export type State = Cooldown.Cooldown | RateLimiter.RateLimiter | Usage.Usage
  * @since 0.1.0
  */
 export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<State> =>
-  Layer.mergeAll(Cooldown.layerMemory, RateLimiter.layerMemory(options.limiter), Usage.layer(options.usage))
+  Layer.mergeAll(
+    Cooldown.layerMemory,
+    RateLimiter.layerMemory(options.limiter),
+    Usage.layer(options.usage),
+    CircuitBreaker.layerMemory(options.circuit),
+    Health.layerMemory(options.health),
+    RetryBudget.layerMemory(options.retryBudget)
+  )
 
 /**
  * Provides an `LLMService` over targets, and the services that keep its state.

@@ -50,7 +50,9 @@ import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import type * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
+import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { Cooldown } from "./Cooldown.ts"
+import { Health } from "./Health.ts"
 import { adapterOf } from "./internal/call/adapterOf.ts"
 import * as Attempts from "./internal/call/attempt.ts"
 import type { Engine, LimitScope, Member } from "./internal/call/call.ts"
@@ -64,6 +66,7 @@ import { Provider } from "./Provider.ts"
 import { type Limits, RateLimiter } from "./RateLimiter.ts"
 import * as Recovery from "./Recovery.ts"
 import * as Retry from "./Retry.ts"
+import { RetryBudget } from "./RetryBudget.ts"
 import * as Targets from "./Target.ts"
 import * as Timeouts from "./Timeouts.ts"
 import { Usage } from "./Usage.ts"
@@ -163,9 +166,9 @@ export interface TimeoutOptions {
 export const make = (options: Options): Effect.Effect<LLMService["Service"], never, Services> => {
   const check = validate(options)
   return Effect.map(
-    Effect.all([Provider, Cooldown, RateLimiter, Usage]),
-    ([provider, cooldown, limiter, usage]) =>
-      service({ ...check, ...members(options, provider), cooldown, limiter, usage })
+    Effect.all([Provider, Cooldown, RateLimiter, Usage, CircuitBreaker, Health, RetryBudget]),
+    ([provider, cooldown, limiter, usage, circuits, health, budget]) =>
+      service({ ...check, ...members(options, provider), cooldown, limiter, usage, circuits, health, budget })
   )
 }
 
@@ -175,7 +178,7 @@ export const make = (options: Options): Effect.Effect<LLMService["Service"], nev
  * @category services
  * @since 0.1.0
  */
-export type Services = Provider | Cooldown | RateLimiter | Usage
+export type Services = Provider | Cooldown | RateLimiter | Usage | CircuitBreaker | Health | RetryBudget
 
 /**
  * Provides an `LLMService` that routes calls over targets.
@@ -192,7 +195,7 @@ export const layer = (options: Options): Layer.Layer<LLMService, never, Services
 
 const validate = (
   options: Options
-): Omit<Engine, "candidates" | "groups" | "selective" | "cooldown" | "limiter" | "usage"> => {
+): Pick<Engine, "recovery" | "retry" | "maxAttempts" | "patienceMs" | "queueWaitMs" | "limits" | "tenants"> => {
   const maxAttempts = options.maxAttempts ?? 10
   const patienceMs = Duration.toMillis(Duration.fromInputUnsafe(options.patience ?? "3 seconds"))
   if (options.targets.length === 0) throw new RangeError("Router: targets must not be empty")
@@ -271,22 +274,33 @@ const limitScopes = (target: Targets.Target, shared: SharedLimits): ReadonlyArra
   return scopes
 }
 
+/** Health is known of a target, of its model, of its key and of its provider. */
+const healthKeys = (target: Targets.Target): ReadonlyArray<string> =>
+  (["target", "model", "key", "provider"] as const).flatMap((scope) => {
+    const key = scope === "key" && target.key === undefined ? undefined : Targets.scopeKey(target, scope)
+    return key === undefined ? [] : [key]
+  })
+
 const members = (
   options: Options,
   provider: Provider["Service"]
-): Pick<Engine, "candidates" | "groups" | "selective"> => {
+): Pick<Engine, "candidates" | "groups" | "circuitKeys" | "selective"> => {
   const candidates = options.targets.map((target): Member => {
     const adapter = adapterOf(provider, target)
     return {
       target,
       adapter,
       scopeKeys: Targets.scopeKeys(target),
-      limits: limitScopes(target, options.limits ?? {})
+      limits: limitScopes(target, options.limits ?? {}),
+      circuit: `target:${target.id}`,
+      health: healthKeys(target),
+      budget: `${target.provider}/${target.model}`
     }
   }).sort((a, b) => a.target.order - b.target.order)
   return {
     candidates,
     groups: candidates.map((_) => _.scopeKeys),
+    circuitKeys: candidates.map((_) => _.circuit),
     selective: candidates.some((_) => Object.values(_.target.capabilities).includes(false))
   }
 }

@@ -281,6 +281,53 @@ export const scopeKeys = (target: Target): ReadonlyArray<string> => {
   return keys
 }
 
+/**
+ * What the name of a scope key tells.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface ParsedScopeKey {
+  readonly scope: Exclude<Scope, "request">
+  /** Provider, when the key names one: a target whose id was chosen freely need not. */
+  readonly provider: string | undefined
+}
+
+/**
+ * Returns the scope and the provider of a key that `scopeKey` has made, `undefined` for any other string.
+ *
+ * **Gotchas**
+ *
+ * The provider is read from the name: the part before the first `/`, or before the first `@` for keys and groups. That
+ * is wrong for a provider whose own name has that character, and for a target whose id was chosen to look like another's.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const parseScopeKey = (key: string): ParsedScopeKey | undefined => {
+  const colon = key.indexOf(":")
+  const scope = key.slice(0, Math.max(0, colon))
+  const name = key.slice(colon + 1)
+  switch (scope) {
+    case "target":
+    case "deployment":
+    case "model":
+      return { scope, provider: before(name, "/") }
+    case "key":
+    case "group":
+      return { scope, provider: before(name, "@") }
+    case "provider":
+      return { scope, provider: name === "" ? undefined : name }
+    default:
+      return undefined
+  }
+}
+
+const before = (name: string, mark: string): string | undefined => {
+  const end = name.indexOf(mark)
+  return end > 0 ? name.slice(0, end) : undefined
+}
+
 const groqModels = [
   "llama-3.3-70b-versatile",
   "llama-3.3-70b-specdec",

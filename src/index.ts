@@ -3,6 +3,7 @@
  *
  * @since 0.1.0
  */
+export * as CircuitBreaker from "./CircuitBreaker.ts"
 export * as Classifier from "./Classifier.ts"
 export * as ClientThrottle from "./ClientThrottle.ts"
 export * as Cooldown from "./Cooldown.ts"

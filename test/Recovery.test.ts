@@ -58,6 +58,14 @@ describe("Recovery", () => {
     assert.deepStrictEqual(Object.keys(Recovery.defaults.classes).sort(), [...LLMError.ErrorClass.literals].sort())
   })
 
+  it("only failures of the provider's servers, of the network and of time count against a circuit", () => {
+    const counting = Object.entries(Recovery.defaults.classes).flatMap(([name, rule]) =>
+      rule.circuit === "failure" ? [name] : []
+    )
+    assert.deepStrictEqual(counting.sort(), ["server_error", "timeout", "transient_network", "unknown"])
+    assert.isTrue(Object.values(Recovery.defaults.reasons).every((rule) => rule?.circuit === "ignored"))
+  })
+
   it("only unknown failures have a bounded number of retries of their own", () => {
     assert.strictEqual(Recovery.defaults.classes.unknown.retries, 1)
     assert.strictEqual(Recovery.defaults.classes.server_error.retries, Number.POSITIVE_INFINITY)

@@ -1,5 +1,16 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cooldown, type LLMError, LLMService, RateLimiter, Resilience, Retry, Router, Target } from "breakwater"
+import {
+  CircuitBreaker,
+  Cooldown,
+  Health,
+  type LLMError,
+  LLMService,
+  RateLimiter,
+  Resilience,
+  Retry,
+  Router,
+  Target
+} from "breakwater"
 import * as TestProvider from "breakwater/testing/TestProvider"
 import { Cause, Clock, Duration, Effect, Exit, Fiber, Layer, Random, Redacted, Schedule, Stream } from "effect"
 import { Tool } from "effect/ai"
@@ -29,8 +40,8 @@ const overflow = TestProvider.fail("permanent", { reason: "context_length_exceed
 
 type Scripts = Parameters<typeof TestProvider.layer>[0]
 
-const withRouter = (options: Router.Options, scripts: Scripts) => {
-  const below = Layer.merge(TestProvider.layer(scripts), Resilience.layerMemory())
+const withRouter = (options: Router.Options, scripts: Scripts, state: Resilience.MemoryOptions = {}) => {
+  const below = Layer.merge(TestProvider.layer(scripts), Resilience.layerMemory(state))
   return Layer.provideMerge(Router.layer(options), below)
 }
 
@@ -793,6 +804,131 @@ describe("Router", () => {
       }).pipe(
         Effect.provide(withRouter({ targets: [limitedTo("groq/a", { requests: { limit: 1, per: "4 seconds" } })] }, {
           "*": [TestProvider.reply("ok")]
+        }))
+      ))
+  })
+
+  describe("circuits", () => {
+    it.effect("an outage of 60 s costs the threshold of attempts, every call is answered, and traffic comes back (T27)", () =>
+      Effect.gen(function*() {
+        const answeredBy: Array<string> = []
+        const provider = yield* TestProvider.TestProvider
+        for (let second = 0; second < 120; second += 4) {
+          if (second === 60) yield* provider.script("groq/a", [TestProvider.reply("back")])
+          const fiber = yield* Effect.forkChild(complete())
+          yield* TestClock.adjust("4 seconds")
+          answeredBy.push((yield* Fiber.join(fiber)).target)
+        }
+        const during = (yield* provider.calls).filter((call) => call.target === "groq/a" && call.at < 60_000)
+        assert.strictEqual(during.length, 5)
+        assert.deepStrictEqual(answeredBy.slice(0, 15), Array.from({ length: 15 }, () => "openai/c"))
+        const back = answeredBy.indexOf("groq/a") * 4
+        assert.isAtMost(back, 60 + 30)
+        assert.isTrue(answeredBy.slice(back / 4).every((target) => target === "groq/a"))
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, {
+        "groq/a": [broken({ status: 503 })],
+        "openai/c": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("the only target with an open circuit refuses at once and says when to come back (T19)", () =>
+      Effect.gen(function*() {
+        const provider = yield* TestProvider.TestProvider
+        for (let n = 0; n < 5; n++) yield* Effect.flip(complete({ deadline: "5 seconds" }))
+        assert.strictEqual((yield* provider.calls).length, 5)
+        const error = yield* Effect.flip(complete({ deadline: "5 seconds" }))
+        assert.deepStrictEqual(
+          [error._tag, error.origin, error.reason, error.attempts.length],
+          ["ServerError", "circuit", "circuit_open", 0]
+        )
+        assert.deepStrictEqual(error.retryAfter, Duration.seconds(60))
+        assert.strictEqual((yield* provider.calls).length, 5)
+        yield* provider.script("groq/a", [TestProvider.reply("back")])
+        const waited = yield* underTime(complete(), "70 seconds")
+        assert.strictEqual(waited.text, "back")
+        assert.isAtLeast(waited.timings.waitedMs, 60_000)
+      }).pipe(Effect.provide(withRouter({
+        targets: [a],
+        retry: Retry.exponential({ base: "1 minute", max: "1 minute", jitter: "none" })
+      }, { "groq/a": [broken({ status: 503 })] }))))
+
+    it.effect("poison requests, rate limits, wrong keys, callers' deadlines and interruptions never open one (T21)", () =>
+      Effect.gen(function*() {
+        const provider = yield* TestProvider.TestProvider
+        const circuits = yield* CircuitBreaker.CircuitBreaker
+        const health = yield* Health.Health
+        const before = yield* health.score("target:groq/a")
+        for (const reason of ["content_filter", "invalid_request", "context_length_exceeded"] as const) {
+          yield* provider.script("groq/a", [TestProvider.fail("permanent", { reason, scope: "model", status: 400 })])
+          for (let n = 0; n < 6; n++) yield* Effect.flip(complete())
+        }
+        yield* provider.script("groq/a", [TestProvider.stall()])
+        for (let n = 0; n < 6; n++) {
+          yield* underTime(Effect.flip(complete({ deadline: "1 second" })), "2 seconds")
+          const fiber = yield* Effect.forkChild(complete())
+          yield* TestClock.adjust("1 second")
+          yield* Fiber.interrupt(fiber)
+        }
+        assert.strictEqual((yield* circuits.state("target:groq/a")).status, "closed")
+        assert.strictEqual(yield* health.score("target:groq/a"), before)
+      }).pipe(Effect.provide(withRouter({ targets: [a] }, { "groq/a": [broken()] }))))
+
+    it.effect("a stream's probe decides at its first content part, and others may then come in (T23)", () =>
+      Effect.gen(function*() {
+        const circuits = yield* CircuitBreaker.CircuitBreaker
+        yield* circuits.trip("target:groq/a", "10 seconds")
+        yield* TestClock.adjust("10 seconds")
+        const open = yield* Effect.forEach([1, 2], () => Effect.forkChild(Stream.runDrain(streamParts())))
+        yield* TestClock.adjust("1 second")
+        assert.strictEqual((yield* circuits.state("target:groq/a")).status, "closed")
+        yield* Effect.forEach(open, Fiber.interrupt)
+      }).pipe(Effect.provide(withRouter({ targets: [a] }, { "groq/a": [TestProvider.stall(["first"])] }))))
+
+    it.effect("an isolated target is passed over until it is released", () =>
+      Effect.gen(function*() {
+        const circuits = yield* CircuitBreaker.CircuitBreaker
+        const release = yield* circuits.isolate("target:groq/a", "maintenance")
+        const passed = yield* complete()
+        assert.deepStrictEqual(passed.attempts[0]?.skipped.map((_) => [_.target, _.why]), [["groq/a", "circuit"]])
+        yield* release
+        assert.strictEqual((yield* complete()).target, "groq/a")
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, { "*": [TestProvider.reply("ok")] }))))
+  })
+
+  describe("retry budget", () => {
+    it.effect("over many failing calls, attempts stay within the calls, a fifth of them and the floor (T29)", () =>
+      Effect.gen(function*() {
+        const calls = 100
+        const fibers = yield* Effect.forEach(
+          Array.from({ length: calls }),
+          () => Effect.forkChild(Effect.exit(complete({ deadline: "30 seconds" })))
+        )
+        yield* TestClock.adjust("50 seconds")
+        yield* Effect.forEach(fibers, Fiber.join)
+        const attempts = (yield* calledTargets).length
+        assert.isAtMost(attempts, calls * 1.2 + 3)
+        assert.isAtLeast(attempts, calls)
+      }).pipe(Effect.provide(withRouter({ targets: [a] }, {
+        "groq/a": [broken()]
+      }, { circuit: { disabled: true } }))))
+  })
+
+  describe("health", () => {
+    it.effect("attempts are recorded for the target, its model, its key and its provider", () =>
+      Effect.gen(function*() {
+        yield* underTime(complete(), "10 seconds")
+        yield* Stream.runDrain(streamParts())
+        const health = yield* Health.Health
+        const report = yield* health.report
+        assert.deepStrictEqual(report.map((_) => _.key).sort(), [
+          "key:groq@k",
+          "model:groq/a@k",
+          "provider:groq",
+          "target:groq/a@k"
+        ])
+        assert.isBelow(report[0]?.score ?? 100, 95)
+      }).pipe(
+        Effect.provide(withRouter({ targets: [target("groq/a", { key: { id: "k", value: Redacted.make("x") } })] }, {
+          "*": [broken(), TestProvider.reply("ok")]
         }))
       ))
   })

@@ -17,6 +17,7 @@ import * as Timeouts from "../../Timeouts.ts"
 import * as Admissions from "./admit.ts"
 import type { Attempt, Call } from "./call.ts"
 import * as Completions from "./completion.ts"
+import * as Observers from "./observe.ts"
 import * as Records from "./record.ts"
 import { failAfter } from "./run.ts"
 
@@ -35,7 +36,7 @@ export const complete = (call: Call, attempt: Attempt): Effect.Effect<Reply, LLM
     : Timeouts.total(reply, attempt.remainingMs, about(attempt))
   return Effect.flatMap(Admissions.observing(call, attempt, limited), (reply) => {
     Records.success(call, attempt)
-    return Effect.as(Admissions.succeeded(call, attempt, reply.usage), reply)
+    return Effect.as(Observers.succeeded(call, attempt, reply.usage), reply)
   })
 }
 
@@ -62,7 +63,10 @@ export const open = (call: Call, attempt: Attempt, scope: Scope.Scope): Effect.E
   return Admissions.observing(
     call,
     attempt,
-    Effect.flatMap(Scope.provide(Stream.toPull(limited), scope), (pull) => untilContent(attempt, pull, []))
+    Effect.tap(
+      Effect.flatMap(Scope.provide(Stream.toPull(limited), scope), (pull) => untilContent(attempt, pull, [])),
+      Observers.firstContent(call, attempt)
+    )
   )
 }
 
@@ -99,7 +103,7 @@ export const handOver = (call: Call, attempt: Attempt, opened: Opened): Stream.S
     Records.success(call, attempt)
     const finish = Completions.annotateFinish(last, target, call.attempts, Records.timings(call, attempt))
     return Effect.as(
-      Admissions.succeeded(call, attempt, last.usage),
+      Observers.succeeded(call, attempt, last.usage),
       parts.length === 1 ? [finish] : [parts[0], ...parts.slice(1, -1), finish]
     )
   }
@@ -120,7 +124,7 @@ export const handOver = (call: Call, attempt: Attempt, opened: Opened): Stream.S
   return Stream.catch(
     Stream.fromPull(Effect.succeed(pull)),
     (error) =>
-      Stream.fromEffect(Effect.andThen(Admissions.failed(call, attempt, error), failAfter(call, attempt, error)))
+      Stream.fromEffect(Effect.andThen(Observers.failed(call, attempt, error), failAfter(call, attempt, error)))
   )
 }
 

@@ -7,11 +7,14 @@ import type * as Clock from "effect/Clock"
 import type * as Duration from "effect/Duration"
 import type * as Pull from "effect/Pull"
 import type * as Schedule from "effect/Schedule"
+import type { CircuitBreaker, Permit } from "../../CircuitBreaker.ts"
 import type { Cooldown } from "../../Cooldown.ts"
+import type { Health } from "../../Health.ts"
 import type * as Errors from "../../LLMError.ts"
 import type { Adapter } from "../../Provider.ts"
 import type { RateLimiter, Request, Reservation } from "../../RateLimiter.ts"
 import type { Recovery } from "../../Recovery.ts"
+import type { Cost, RetryBudget } from "../../RetryBudget.ts"
 import type { Estimate, Usage } from "../../Usage.ts"
 import type * as Decisions from "./decision.ts"
 import type * as Requests from "./request.ts"
@@ -20,6 +23,7 @@ import type * as Requests from "./request.ts"
 export interface Engine {
   readonly candidates: ReadonlyArray<Member>
   readonly groups: ReadonlyArray<ReadonlyArray<string>>
+  readonly circuitKeys: ReadonlyArray<string>
   /** Whether some target has declared that it cannot do something. */
   readonly selective: boolean
   readonly recovery: Recovery
@@ -32,6 +36,9 @@ export interface Engine {
   readonly cooldown: Cooldown["Service"]
   readonly limiter: RateLimiter["Service"]
   readonly usage: Usage["Service"]
+  readonly circuits: CircuitBreaker["Service"]
+  readonly health: Health["Service"]
+  readonly budget: RetryBudget["Service"]
 }
 
 export type LimitScope = Request["scopes"][number]
@@ -40,6 +47,12 @@ export interface Member extends Decisions.Candidate {
   readonly adapter: Adapter
   /** Scopes an attempt counts in, the narrowest first. */
   readonly limits: ReadonlyArray<LimitScope>
+  /** Key of the target's circuit. */
+  readonly circuit: string
+  /** Keys under which health is recorded. */
+  readonly health: ReadonlyArray<string>
+  /** Key of the retry budget that retries on the target are charged to. */
+  readonly budget: string
 }
 
 /** One call on its way. */
@@ -49,6 +62,7 @@ export interface Call {
   readonly setup: Decisions.Setup
   readonly members: ReadonlyArray<Member>
   readonly groups: ReadonlyArray<ReadonlyArray<string>>
+  readonly circuits: ReadonlyArray<string>
   readonly clock: Clock.Clock
   readonly startedAt: number
   readonly attempts: Array<Errors.Attempt>
@@ -57,6 +71,8 @@ export interface Call {
   waitedMs: number
   /** What has been waited since the last attempt. */
   pendingWaitMs: number
+  /** What the retry budget was charged for the attempt to come. */
+  pendingCharge: Cost | undefined
 }
 
 export type Step = (now: number, error: Errors.LLMError) => Pull.Pull<[unknown, Duration.Duration], never, unknown>
@@ -73,6 +89,11 @@ export interface Attempt {
   readonly remainingMs: number
   /** What the limiter has granted; `undefined` where nothing is limited. */
   readonly grant: Grant | undefined
+  readonly permit: Permit
+  /** What the retry budget was charged, for a retry. */
+  readonly charged: Cost | undefined
+  /** When content began to arrive. */
+  firstContentAt: number | undefined
 }
 
 /** A reservation, and what its settlement depends on. */

@@ -43,8 +43,14 @@ export interface State {
   readonly errors: ReadonlyMap<number, Errors.LLMError>
   /** Scope keys of failures that reach further than their target; what shares one is asked last. */
   readonly suspects: ReadonlySet<string>
-  /** Until when our own limits leave a candidate no capacity, by candidate. */
-  readonly busy: ReadonlyMap<number, number>
+  /** Until when a policy of ours refuses a candidate, by candidate. */
+  readonly busy: ReadonlyMap<number, Busy>
+}
+
+/** A refusal of ours: no room in the limits, or a circuit that lets nobody through. */
+export interface Busy {
+  readonly until: number
+  readonly by: "limit" | "circuit"
 }
 
 export type Event =
@@ -58,8 +64,15 @@ export type Event =
     readonly retryMs: number | undefined
   }
   | { readonly _tag: "Waited"; readonly index: number; readonly chosen: Errors.Attempt["chosen"] }
-  /** Our own limits left no capacity for an attempt: no evidence against the target, and no attempt. */
-  | { readonly _tag: "Limited"; readonly index: number; readonly error: Errors.LLMError; readonly queued: boolean }
+  /** A policy of ours refused the attempt: no evidence against the target, and no attempt. */
+  | {
+    readonly _tag: "Refused"
+    readonly index: number
+    readonly error: Errors.LLMError
+    readonly by: Busy["by"]
+    /** Whether it was refused after the wait in the queue. */
+    readonly queued: boolean
+  }
 
 export type Decision =
   | {
@@ -95,14 +108,14 @@ export const decide = (
   cooled: Cooling,
   now: number
 ): readonly [State, Decision] => {
-  const state = event._tag === "Limited" ? limited(before, event, now) : before
+  const state = event._tag === "Refused" ? refused(before, event, now) : before
   const cooling = state.busy.size === 0 ? cooled : withBusy(setup, state, cooled, now)
   switch (event._tag) {
-    case "Limited":
+    case "Refused":
       return [
         state,
         // What the queue refused, it has refused for the whole of the wait that was allowed.
-        event.queued || now >= setup.deadlineAt
+        (event.queued && event.by === "limit") || now >= setup.deadlineAt
           ? exhausted(setup, state, cooling)
           : walk(setup, state, event.index + 1, "next", cooling, now)
       ]
@@ -122,25 +135,42 @@ export const decide = (
   }
 }
 
-const limited = (before: State, event: Extract<Event, { readonly _tag: "Limited" }>, now: number): State => {
+const refused = (before: State, event: Extract<Event, { readonly _tag: "Refused" }>, now: number): State => {
   const errors = new Map(before.errors).set(event.index, event.error)
   if (event.error.reason === "request_exceeds_limit") return giveUp({ ...before, errors }, event.index, "limit")
   const wait = event.error.retryAfter
   // Nobody knows when a slot comes back that others hold.
   const until = wait === undefined ? Number.POSITIVE_INFINITY : now + Math.max(1, Duration.toMillis(wait))
-  return { ...before, errors, busy: new Map(before.busy).set(event.index, until) }
+  return { ...before, errors, busy: new Map(before.busy).set(event.index, { until, by: event.by }) }
 }
 
-// A cooldown comes first: what the limiter grants during one could not be used.
+// What blocks without our refusal comes first: what the limiter grants during a cooldown could not be used.
 const withBusy = (setup: Setup, state: State, cooling: Cooling, now: number): Cooling =>
   setup.candidates.map((_, index) => {
-    const until = state.busy.get(index) ?? 0
-    return cooling[index] ??
-      (until <= now ? undefined : { scopeKey: limitKey, reason: "rate_limit", until, remainingMs: until - now })
+    const busy = state.busy.get(index)
+    return cooling[index] ?? (busy === undefined || busy.until <= now
+      ? undefined
+      : { scopeKey: busy.by, reason: reasonOf[busy.by], until: busy.until, remainingMs: busy.until - now })
   })
 
-// Stands in the place of a scope key where our own limits are what there is to wait for.
+// In the place of a scope key, these say which policy of ours there is to wait for.
 const limitKey = "limit"
+const circuitKey = "circuit"
+
+const reasonOf = { limit: "rate_limit", circuit: "circuit_open" } as const
+
+/** Puts circuits that refuse into what is cooling: a router waits for both in the same way. */
+export const withCircuits = (
+  cooling: Cooling,
+  circuits: ReadonlyArray<{ readonly admits: boolean; readonly retryAfterMs: number }>,
+  now: number
+): Cooling =>
+  circuits.length === 0 ? cooling : circuits.map(({ admits, retryAfterMs }, index) => {
+    const entry = cooling[index]
+    return admits || (entry !== undefined && entry.remainingMs >= retryAfterMs)
+      ? entry
+      : { scopeKey: circuitKey, reason: "circuit_open", until: now + retryAfterMs, remainingMs: retryAfterMs }
+  })
 
 const afterFailure = (
   setup: Setup,
@@ -274,7 +304,8 @@ const walk = (
   if (free !== undefined) return attempt(setup, state, free, chosen, cooling)
   const earliest = findEarliest(setup, state, cooling)
   const entry = earliest === undefined ? undefined : cooling[earliest]
-  const unknown = entry?.remainingMs === Number.POSITIVE_INFINITY
+  // Only the limiter can tell when it is the turn of somebody whose wait nobody knows.
+  const unknown = entry?.remainingMs === Number.POSITIVE_INFINITY && entry.scopeKey === limitKey
   if (earliest === undefined || entry === undefined || (!unknown && now + entry.remainingMs >= setup.deadlineAt)) {
     return exhausted(setup, state, cooling)
   }
@@ -326,7 +357,7 @@ const skippedFor = (
     const entry = cooling[index]
     if (why !== undefined) skipped.push({ target: target.id, why })
     else if (entry !== undefined) {
-      const why = entry.scopeKey === limitKey ? "limit" : "cooldown"
+      const why = entry.scopeKey === limitKey || entry.scopeKey === circuitKey ? entry.scopeKey : "cooldown"
       const { remainingMs } = entry
       skipped.push({ target: target.id, why, ...(Number.isFinite(remainingMs) ? { remainingMs } : undefined) })
     }
@@ -385,7 +416,7 @@ const surface = (
     provider: target?.provider ?? "none",
     model: target?.model,
     target: target?.id,
-    origin: "cooldown",
+    origin: entry?.scopeKey === circuitKey ? "circuit" : "cooldown",
     reason: entry?.reason ?? "cooldown",
     exhaustion,
     ...retryAfter
@@ -415,6 +446,7 @@ const classOf = (reason: Errors.Reason): Errors.ErrorClass => {
     case "overloaded":
     case "capacity":
     case "internal_error":
+    case "circuit_open":
       return "server_error"
     default:
       return "rate_limit"

@@ -11,15 +11,18 @@ import * as Pull from "effect/Pull"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
+import type { Permit } from "../../CircuitBreaker.ts"
 import * as Errors from "../../LLMError.ts"
 import type { CompletionRequest } from "../../LLMService.ts"
 import * as Recovery from "../../Recovery.ts"
 import * as Retry from "../../Retry.ts"
+import * as RetryBudget from "../../RetryBudget.ts"
 import * as Targets from "../../Target.ts"
 import { CurrentDeadline } from "../../Timeouts.ts"
 import * as Admissions from "./admit.ts"
 import type { Attempt, Call, Engine, Grant, Member, Step } from "./call.ts"
 import * as Decisions from "./decision.ts"
+import * as Observers from "./observe.ts"
 import * as Records from "./record.ts"
 import * as Requests from "./request.ts"
 
@@ -46,13 +49,15 @@ export const begin = (engine: Engine, request: CompletionRequest): Effect.Effect
         },
         members: able,
         groups: able === engine.candidates ? engine.groups : able.map((_) => _.scopeKeys),
+        circuits: able === engine.candidates ? engine.circuitKeys : able.map((_) => _.circuit),
         clock,
         startedAt,
         attempts: [],
         steps: new Map(),
         state: Decisions.initial,
         waitedMs: 0,
-        pendingWaitMs: 0
+        pendingWaitMs: 0,
+        pendingCharge: undefined
       }
       return Effect.succeed(call)
     }))
@@ -78,7 +83,7 @@ interface Served<A> {
 type Ended<A> =
   | Served<A>
   | { readonly _tag: "Failed"; readonly attempt: Attempt; readonly error: Errors.LLMError }
-  | { readonly _tag: "Limited"; readonly error: Errors.RateLimitError }
+  | { readonly _tag: "Refused"; readonly by: Decisions.Busy["by"]; readonly error: Errors.LLMError }
   /** While it waited in the queue, a cooldown began that covers the target. */
   | { readonly _tag: "Overtaken" }
 
@@ -96,9 +101,10 @@ export const run = <A>(
   perform: (attempt: Attempt, scope: Scope.Scope) => Effect.Effect<A, Errors.LLMError>
 ): Effect.Effect<Served<A>, Errors.LLMError> => {
   const react = (event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError> =>
-    Effect.flatMap(call.engine.cooldown.latest(call.groups), (cooling) => {
+    Effect.flatMap(blocked(call), (cooling) => {
       const now = call.clock.currentTimeMillisUnsafe()
-      const [state, decision] = Decisions.decide(call.setup, call.state, event, cooling, now)
+      const before = call.state
+      const [state, decision] = Decisions.decide(call.setup, before, event, cooling, now)
       call.state = state
       switch (decision._tag) {
         case "Attempt":
@@ -108,19 +114,66 @@ export const run = <A>(
                 return Effect.succeed(ended)
               case "Failed":
                 return Effect.flatMap(settle(call, ended.attempt, ended.error), react)
-              case "Limited":
-                return react({ _tag: "Limited", index: decision.index, error: ended.error, queued: decision.queue })
+              case "Refused":
+                return react({ ...ended, index: decision.index, queued: decision.queue })
               case "Overtaken":
                 return react({ _tag: "Waited", index: decision.index, chosen: decision.chosen })
             }
           })
-        case "Wait":
-          return Effect.andThen(wait(call, decision), react({ ...decision, _tag: "Waited" }))
+        case "Wait": {
+          const waited = Effect.andThen(wait(call, decision), react({ ...decision, _tag: "Waited" }))
+          if (event._tag !== "Failed" || decision.stated) return waited
+          // A retry that the budget refuses is decided anew, as if the schedule had ended.
+          return Effect.flatMap(charge(call, decision, event.error), (granted) => {
+            if (granted) return waited
+            call.state = before
+            return react({ ...event, retryMs: undefined })
+          })
+        }
         case "Stop":
-          return Effect.andThen(Records.logStop(call, decision.error), failWith(call, decision.error))
+          return Effect.flatMap(
+            asRefused(call, decision.error),
+            (error) => Effect.andThen(Records.logStop(call, error), failWith(call, error))
+          )
       }
     })
   return react({ _tag: "Start" })
+}
+
+/** What must not be asked now: what is cooling, and what an open circuit refuses. */
+const blocked = (call: Call): Effect.Effect<Decisions.Cooling> =>
+  Effect.zipWith(
+    call.engine.cooldown.latest(call.groups),
+    call.engine.circuits.checkAll(call.circuits),
+    (cooling, circuits) => Decisions.withCircuits(cooling, circuits, call.clock.currentTimeMillisUnsafe())
+  )
+
+/** Where a circuit is all there is to surface, its own refusal says which class of failure has opened it. */
+const asRefused = (call: Call, error: Errors.LLMError): Effect.Effect<Errors.LLMError> => {
+  const member = error.origin === "circuit" ? call.members.find((_) => _.target.id === error.target) : undefined
+  if (member === undefined) return Effect.succeed(error)
+  const { exhaustion, model, provider, retryAfter, target } = error
+  return Effect.scopedWith((scope) =>
+    Effect.match(Scope.provide(call.engine.circuits.admit(member.circuit), scope), {
+      onSuccess: () => error,
+      onFailure: (refusal) => Errors.update(refusal, { exhaustion, model, provider, retryAfter, target })
+    })
+  )
+}
+
+/** Charges the retry budget for a retry in place; what is not sent after all is given back. */
+const charge = (
+  call: Call,
+  decision: Extract<Decisions.Decision, { readonly _tag: "Wait" }>,
+  error: Errors.LLMError
+): Effect.Effect<boolean> => {
+  const key = call.members[decision.index]?.budget
+  if (key === undefined) return Effect.succeed(false)
+  const cost = RetryBudget.costOf(error)
+  return Effect.map(call.engine.budget.withdraw(key, cost), (granted) => {
+    if (granted) call.pendingCharge = cost
+    return granted
+  })
 }
 
 const attempt = <A>(
@@ -132,27 +185,38 @@ const attempt = <A>(
   const member = call.members[chosen.index]
   if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
   const scopes = Admissions.scopesOf(call, member)
-  const performed = (scope: Scope.Scope, grant: Grant | undefined): Effect.Effect<Ended<A>> => {
-    const attempt = attemptOf(call, member, chosen, grant)
+
+  const performed = (scope: Scope.Scope, permit: Permit, grant: Grant | undefined): Effect.Effect<Ended<A>> => {
+    const attempt = attemptOf(call, member, chosen, permit, grant)
     const ended = Effect.matchEffect(perform(attempt, scope), {
       onSuccess: (value): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Served", attempt, value }),
       onFailure: (error) =>
-        Effect.as(Admissions.failed(call, attempt, error), { _tag: "Failed" as const, attempt, error })
+        Effect.as(Observers.failed(call, attempt, error), { _tag: "Failed" as const, attempt, error })
     })
+    const deposited = attempt.charged === undefined
+      ? Effect.andThen(call.engine.budget.deposit(member.budget), ended)
+      : ended
     return call.attempts.length === 0 && chosen.skipped.length === 0
-      ? ended
-      : Effect.andThen(Records.logChoice(call, attempt), ended)
+      ? deposited
+      : Effect.andThen(Records.logChoice(call, attempt), deposited)
   }
-  if (parent === undefined && scopes.length === 0) return performed(nothingToClose, undefined)
+
+  // The circuit has the last word, after any wait for capacity: what it refuses gives the capacity back unused.
+  const admitted = (scope: Scope.Scope, grant: Grant | undefined): Effect.Effect<Ended<A>> =>
+    Effect.matchEffect(Scope.provide(call.engine.circuits.admit(member.circuit), scope), {
+      onSuccess: (permit) => performed(scope, permit, grant),
+      onFailure: (error): Effect.Effect<Ended<A>> =>
+        Effect.as(grant?.reservation.cancel ?? Effect.void, { _tag: "Refused", by: "circuit", error })
+    })
 
   const opened = parent === undefined ? Scope.make() : Scope.fork(parent)
   return Effect.flatMap(opened, (scope) => {
     const ended = scopes.length === 0
-      ? performed(scope, undefined)
+      ? admitted(scope, undefined)
       : Effect.matchEffect(Admissions.admit(call, member, scopes, chosen.queue, scope), {
         onSuccess: (grant) =>
-          chosen.queue ? unlessCooled(call, member, grant, performed(scope, grant)) : performed(scope, grant),
-        onFailure: (error): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Limited", error })
+          chosen.queue ? unlessCooled(call, member, grant, admitted(scope, grant)) : admitted(scope, grant),
+        onFailure: (error): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Refused", by: "limit", error })
       })
     // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
     return Effect.onExit(ended, (exit) =>
@@ -161,9 +225,6 @@ const attempt = <A>(
         : Scope.close(scope, exit))
   })
 }
-
-// An attempt without a stream and without limits opens nothing.
-const nothingToClose = Scope.makeUnsafe()
 
 /** A wait in the queue may take long enough for a cooldown to begin: what was granted is then given back unused. */
 const unlessCooled = <A>(
@@ -177,7 +238,15 @@ const unlessCooled = <A>(
       ? performed
       : Effect.as(grant.reservation.cancel, { _tag: "Overtaken" as const }))
 
-const attemptOf = (call: Call, member: Member, chosen: Chosen, grant: Grant | undefined): Attempt => {
+const attemptOf = (
+  call: Call,
+  member: Member,
+  chosen: Chosen,
+  permit: Permit,
+  grant: Grant | undefined
+): Attempt => {
+  const charged = call.pendingCharge
+  call.pendingCharge = undefined
   const startedAt = call.clock.currentTimeMillisUnsafe()
   const queuedMs = grant === undefined ? 0 : Math.round(Duration.toMillis(grant.reservation.waited))
   const waitedMs = call.pendingWaitMs + queuedMs
@@ -192,7 +261,10 @@ const attemptOf = (call: Call, member: Member, chosen: Chosen, grant: Grant | un
     waitedMs,
     // Limits of time must be positive; what is over by now ends at once.
     remainingMs: Math.max(1, call.setup.deadlineAt - startedAt),
-    grant
+    grant,
+    permit,
+    charged,
+    firstContentAt: undefined
   }
 }
 
@@ -293,5 +365,13 @@ const wait = (
       : decision.delayMs
     call.waitedMs += delayMs
     call.pendingWaitMs += delayMs
-    return Effect.sleep(delayMs)
+    return Effect.onInterrupt(Effect.sleep(delayMs), () => refund(call, decision.index))
+  })
+
+const refund = (call: Call, index: number): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    const charged = call.pendingCharge
+    const key = call.members[index]?.budget
+    call.pendingCharge = undefined
+    return charged === undefined || key === undefined ? Effect.void : call.engine.budget.refund(key, charged)
   })

@@ -98,7 +98,7 @@ const retired: ReadonlySet<string> = new Set(["llama-3.3-70b-specdec", "gemma-7b
 const vendors = [
   { provider: "groq", format: "openai", flavour: "groq", requests: 10 },
   { provider: "openai", format: "openai", flavour: "openai", requests: 14 },
-  { provider: "anthropic", format: "anthropic", flavour: undefined, requests: 30 }
+  { provider: "anthropic", format: "anthropic", flavour: undefined, requests: 60 }
 ] as const
 
 const { Fault } = ProviderServer

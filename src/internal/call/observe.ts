@@ -1,0 +1,74 @@
+/**
+ * Who is told how an attempt ended: the limiter, the circuit, the health of the target and the retry budget.
+ *
+ * An interrupted attempt is told by the closing of its scope alone: it is neither a success nor a failure.
+ *
+ * @internal
+ */
+import type * as Response from "effect/ai/Response"
+import * as Effect from "effect/Effect"
+import * as Health from "../../Health.ts"
+import type { LLMError } from "../../LLMError.ts"
+import { type Rule, ruleFor } from "../../Recovery.ts"
+import * as RetryBudget from "../../RetryBudget.ts"
+import * as Admissions from "./admit.ts"
+import type { Attempt, Call } from "./call.ts"
+
+const times = (call: Call, attempt: Attempt): Health.Times => {
+  const durationMs = call.clock.currentTimeMillisUnsafe() - attempt.startedAt
+  return attempt.firstContentAt === undefined
+    ? { durationMs }
+    : { durationMs, firstTokenMs: attempt.firstContentAt - attempt.startedAt }
+}
+
+const recordHealth = (call: Call, attempt: Attempt, outcome: Health.Outcome): Effect.Effect<void> => {
+  const { health } = call.engine
+  let all: Effect.Effect<void> = Effect.void
+  for (const key of attempt.member.health) all = Effect.andThen(all, health.record(key, outcome))
+  return all
+}
+
+const settleBudget = (call: Call, attempt: Attempt, outcome: RetryBudget.Outcome): Effect.Effect<void> =>
+  call.engine.budget.settle(attempt.member.budget, {
+    retry: attempt.charged !== undefined,
+    outcome,
+    ...(attempt.charged === undefined ? undefined : { cost: attempt.charged })
+  })
+
+/** Content has begun to arrive: a probe has proved what it was sent for. */
+export const firstContent = (call: Call, attempt: Attempt): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    attempt.firstContentAt = call.clock.currentTimeMillisUnsafe()
+    return attempt.permit.firstContent
+  })
+
+export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): Effect.Effect<void> =>
+  Effect.andThen(
+    Effect.andThen(attempt.permit.success, Admissions.succeeded(call, attempt, usage)),
+    Effect.andThen(
+      recordHealth(
+        call,
+        attempt,
+        Health.success({ ...times(call, attempt), outputTokens: usage.outputTokens.total })
+      ),
+      settleBudget(call, attempt, "success")
+    )
+  )
+
+export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> =>
+  Effect.andThen(
+    Effect.andThen(
+      counts(error, ruleFor(call.engine.recovery, error))
+        ? attempt.permit.failure(error.errorClass, error.retryAfter)
+        : attempt.permit.ignored,
+      Admissions.failed(call, attempt, error)
+    ),
+    Effect.andThen(
+      recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
+      settleBudget(call, attempt, RetryBudget.outcomeOf(error))
+    )
+  )
+
+// A refusal of ours and a caller's deadline prove nothing, whatever their class.
+const counts = (error: LLMError, rule: Rule): boolean =>
+  rule.circuit === "failure" && error.origin === "provider" && error.scope !== "request"

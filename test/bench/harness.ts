@@ -1,0 +1,137 @@
+/**
+ * Measures what operations cost, side by side: all subjects of a group take turns, round by round, so that whatever
+ * slows the machine for a while slows all of them. Figures are medians over the rounds; ratios and differences are taken
+ * within a round, and then their median.
+ */
+
+/** One thing to measure. */
+export interface Subject {
+  readonly name: string
+  /** Does something so many times; what it does once counts as `operations` operations. */
+  readonly run: (times: number) => void | Promise<void>
+  /** @default 1 */
+  readonly operations?: number
+  /** Subject whose time is subtracted: what is measured is what comes on top of it. */
+  readonly over?: string
+  /** Subjects to compare it with. */
+  readonly peers?: ReadonlyArray<string>
+  readonly budgets?: ReadonlyArray<Budget>
+}
+
+/** What an operation may cost, in microseconds or as a multiple of what a peer costs. */
+export type Budget =
+  | { readonly _tag: "Micros"; readonly limit: number }
+  | { readonly _tag: "Ratio"; readonly peer: string; readonly limit: number }
+
+/** Subjects that are measured side by side. */
+export interface Group {
+  readonly name: string
+  readonly subjects: ReadonlyArray<Subject>
+}
+
+/** How long to measure. */
+export interface Settings {
+  /** Samples of each subject. */
+  readonly rounds: number
+  /** Length of a sample. */
+  readonly sampleMs: number
+  /** Time each subject runs before the first round. */
+  readonly warmupMs: number
+}
+
+/** The figures of one subject, in microseconds an operation. */
+export interface Row {
+  readonly group: string
+  readonly name: string
+  readonly over: string | undefined
+  readonly median: number
+  readonly p10: number
+  readonly p90: number
+  readonly ratios: ReadonlyArray<{ readonly peer: string; readonly ratio: number }>
+  readonly budgets: ReadonlyArray<{ readonly budget: string; readonly met: boolean }>
+}
+
+export const micros = (limit: number): Budget => ({ _tag: "Micros", limit })
+
+export const ratio = (peer: string, limit: number): Budget => ({ _tag: "Ratio", peer, limit })
+
+/** Measures the subjects of a group and returns a row for each. */
+export const measure = async (group: Group, settings: Settings): Promise<ReadonlyArray<Row>> => {
+  const tracks: Array<Track> = []
+  for (const subject of group.subjects) tracks.push(await warmUp(subject, settings))
+  for (let round = 0; round < settings.rounds; round++) {
+    for (const track of tracks) track.samples.push(await sample(track.subject, track.times))
+  }
+  const samplesOf = (name: string): ReadonlyArray<number> => {
+    const track = tracks.find((_) => _.subject.name === name)
+    if (track === undefined) throw new RangeError(`${group.name}: no subject "${name}"`)
+    const { over } = track.subject
+    if (over === undefined) return track.samples
+    const base = samplesOf(over)
+    return track.samples.map((value, round) => value - at(base, round))
+  }
+  return tracks.map(({ subject }) => rowOf(group.name, subject, samplesOf))
+}
+
+interface Track {
+  readonly subject: Subject
+  /** How often a sample runs it. */
+  readonly times: number
+  readonly samples: Array<number>
+}
+
+const elapsedMs = async (subject: Subject, times: number): Promise<number> => {
+  const start = process.hrtime.bigint()
+  await subject.run(times)
+  return Number(process.hrtime.bigint() - start) / 1e6
+}
+
+const sample = async (subject: Subject, times: number): Promise<number> =>
+  await elapsedMs(subject, times) * 1000 / (times * (subject.operations ?? 1))
+
+// The last run of the warm-up tells how often the operation fits in a sample.
+const warmUp = async (subject: Subject, settings: Settings): Promise<Track> => {
+  let times = 1
+  let total = 0
+  for (;;) {
+    const ms = await elapsedMs(subject, times)
+    total += ms
+    if (total >= settings.warmupMs && (ms >= settings.sampleMs / 2 || total >= 2 * settings.warmupMs)) {
+      return { subject, times: Math.max(1, Math.round(times * settings.sampleMs / ms)), samples: [] }
+    }
+    if (ms < settings.sampleMs) times *= 2
+  }
+}
+
+const rowOf = (group: string, subject: Subject, samplesOf: (name: string) => ReadonlyArray<number>): Row => {
+  const samples = samplesOf(subject.name)
+  const ratioTo = (peer: string): number => {
+    const others = samplesOf(peer)
+    return quantile(samples.map((value, round) => value / at(others, round)), 0.5)
+  }
+  const median = quantile(samples, 0.5)
+  return {
+    group,
+    name: subject.name,
+    over: subject.over,
+    median,
+    p10: quantile(samples, 0.1),
+    p90: quantile(samples, 0.9),
+    ratios: (subject.peers ?? []).map((peer) => ({ peer, ratio: ratioTo(peer) })),
+    budgets: (subject.budgets ?? []).map((budget) =>
+      budget._tag === "Micros"
+        ? { budget: `${budget.limit} µs`, met: median <= budget.limit }
+        : { budget: `${budget.limit}× ${budget.peer}`, met: ratioTo(budget.peer) <= budget.limit }
+    )
+  }
+}
+
+const at = (values: ReadonlyArray<number>, index: number): number => values[index] ?? Number.NaN
+
+/** Value below which a share of the values lies, between the two nearest ones in proportion. */
+export const quantile = (values: ReadonlyArray<number>, share: number): number => {
+  const sorted = values.toSorted((a, b) => a - b)
+  const position = share * (sorted.length - 1)
+  const below = at(sorted, Math.floor(position))
+  return below + (at(sorted, Math.ceil(position)) - below) * (position - Math.floor(position))
+}

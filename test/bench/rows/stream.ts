@@ -1,0 +1,78 @@
+import { LLMService, Provider, type RateLimiter, Resilience, Router, Target } from "breakwater"
+import { Cause, Context, Effect, Layer, type Pull, type Scope, Stream } from "effect"
+import { Response } from "effect/ai"
+import * as Harness from "../harness.ts"
+import * as Subjects from "../subject.ts"
+
+const chunks = 10_000
+
+const parts: ReadonlyArray<LLMService.StreamPart> = [
+  Response.makePart("response-metadata", { modelId: "model-0" }),
+  Response.makePart("text-start", { id: "0" }),
+  ...Array.from({ length: chunks }, () => Response.makePart("text-delta", { id: "0", delta: "word " })),
+  Response.makePart("text-end", { id: "0" }),
+  Response.makePart("finish", {
+    reason: "stop",
+    usage: new Response.Usage({
+      inputTokens: { uncached: 10, total: 10, cacheRead: undefined, cacheWrite: undefined },
+      outputTokens: { total: chunks, text: chunks, reasoning: undefined }
+    }),
+    response: undefined
+  })
+]
+
+type Parts = readonly [LLMService.StreamPart, ...Array<LLMService.StreamPart>]
+
+/** One part at a time, as they come from a connection: each ready when it is asked for, or a moment later. */
+const source = (wait: (part: Parts) => Effect.Effect<Parts>): Stream.Stream<LLMService.StreamPart> =>
+  Stream.suspend(() => {
+    let next = 0
+    const pull: Pull.Pull<Parts> = Effect.suspend(() => {
+      const part = parts[next++]
+      return part === undefined ? Cause.done() : wait([part])
+    })
+    return Stream.fromPull(Effect.succeed(pull))
+  })
+
+const arriving = (part: Parts): Effect.Effect<Parts> =>
+  Effect.callback((resume) => {
+    queueMicrotask(() => resume(Effect.succeed(part)))
+  })
+
+const plenty: RateLimiter.Limits = { tokens: { limit: 1e12, per: "1 minute" }, concurrency: 1000 }
+
+const router = (stream: Stream.Stream<LLMService.StreamPart>, limits: RateLimiter.Limits) => {
+  const adapter: Provider.Adapter = { complete: () => Effect.never, stream: () => stream }
+  const layer = Router.layer({ targets: [Target.make({ provider: "bench", model: "model-0", limits })] }).pipe(
+    Layer.provide([
+      Layer.succeed(Provider.Provider, Provider.Provider.of({ adapter: () => adapter, names: ["bench"] })),
+      Resilience.layerMemory()
+    ])
+  )
+  return Effect.map(Layer.build(layer), Context.get(LLMService.LLMService))
+}
+
+const perChunk = (
+  name: string,
+  stream: Stream.Stream<LLMService.StreamPart>
+): Effect.Effect<Harness.Group, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const unlimited = yield* router(stream, {})
+    const limited = yield* router(stream, plenty)
+    const request = { prompt: "Say hello to the bench", maxTokens: chunks }
+    const bare = "the bare adapter"
+    const added = { operations: chunks, over: bare, budgets: [Harness.micros(1)] }
+    return {
+      name,
+      subjects: [
+        Subjects.fromEffect(bare, () => Stream.runDrain(stream), { operations: chunks }),
+        Subjects.fromEffect("breakwater", () => Stream.runDrain(unlimited.stream(request)), added),
+        Subjects.fromEffect("breakwater, limits", () => Stream.runDrain(limited.stream(request)), added)
+      ]
+    }
+  })
+
+export const groups = [
+  perChunk("stream of 10 000 chunks, each at once: a chunk", source(Effect.succeed)),
+  perChunk("stream of 10 000 chunks, each a moment later: a chunk", source(arriving))
+]

@@ -89,11 +89,15 @@ export interface Options {
    */
   readonly maxAttempts?: number | undefined
   /**
-   * Backoff on one target, for the classes whose rule says `backoff`; every target of a call has its own run of it.
+   * Backoff on one target, for the classes whose rule says `backoff`, or which one for which target; every target of a
+   * call has its own run of it.
    *
    * @default Retry.standard
    */
-  readonly retry?: Schedule.Schedule<unknown, LLMError> | undefined
+  readonly retry?:
+    | Schedule.Schedule<unknown, LLMError>
+    | ((target: Targets.Target) => Schedule.Schedule<unknown, LLMError>)
+    | undefined
   /**
    * Longest stated wait for which a call stays with its target while others are free.
    *
@@ -195,7 +199,7 @@ export const layer = (options: Options): Layer.Layer<LLMService, never, Services
 
 const validate = (
   options: Options
-): Pick<Engine, "recovery" | "retry" | "maxAttempts" | "patienceMs" | "queueWaitMs" | "limits" | "tenants"> => {
+): Pick<Engine, "recovery" | "maxAttempts" | "patienceMs" | "queueWaitMs" | "limits" | "tenants"> => {
   const maxAttempts = options.maxAttempts ?? 10
   const patienceMs = Duration.toMillis(Duration.fromInputUnsafe(options.patience ?? "3 seconds"))
   if (options.targets.length === 0) throw new RangeError("Router: targets must not be empty")
@@ -215,7 +219,6 @@ const validate = (
   }
   return {
     recovery: Recovery.make(options.recovery),
-    retry: options.retry ?? Retry.standard,
     maxAttempts,
     patienceMs,
     limits: limitsOf(options.timeouts ?? {}),
@@ -292,6 +295,7 @@ const members = (
       adapter,
       scopeKeys: Targets.scopeKeys(target),
       limits: limitScopes(target, options.limits ?? {}),
+      retry: typeof options.retry === "function" ? options.retry(target) : options.retry ?? Retry.standard,
       circuit: `target:${target.id}`,
       health: healthKeys(target),
       budget: `${target.provider}/${target.model}`

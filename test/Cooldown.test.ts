@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
-import { Cooldown } from "breakwater"
-import { Duration, Effect } from "effect"
+import { Cooldown, Target } from "breakwater"
+import { Duration, Effect, Redacted } from "effect"
 import { TestClock } from "effect/testing"
 
 const rule = (name: string, body: Effect.Effect<void, never, Cooldown.Cooldown>) =>
@@ -90,4 +90,117 @@ describe("Cooldown", () => {
       assert.deepStrictEqual(yield* cooldown.active, [])
     })
   )
+
+  rule(
+    "the status counts by provider and by scope and lists what runs, the one that ends first first",
+    Effect.gen(function*() {
+      const cooldown = yield* Cooldown.Cooldown
+      const a = Target.make({ provider: "groq", model: "a", key: { id: "k", value: Redacted.make("secret") } })
+      const b = Target.make({ provider: "openai", model: "b" })
+      for (
+        const [target, scope, duration, reason] of [
+          [a, "model", "22 minutes", "rate_limit"],
+          [a, "target", "10 seconds", "attempt"],
+          [b, "provider", "1 minute", "ip_blocked"],
+          [b, "key", "1 second", "invalid_key"]
+        ] as const
+      ) {
+        yield* cooldown.start(Target.scopeKey(target, scope) ?? "", duration, reason)
+      }
+      yield* TestClock.adjust("5 seconds")
+      assert.deepStrictEqual(yield* cooldown.status, {
+        total: 3,
+        byProvider: { groq: 2, openai: 1 },
+        byScope: { model: 1, target: 1, provider: 1 },
+        entries: [
+          {
+            key: "target:groq/a@k",
+            scope: "target",
+            provider: "groq",
+            reason: "attempt",
+            until: 10_000,
+            remainingMs: 5000
+          },
+          {
+            key: "provider:openai",
+            scope: "provider",
+            provider: "openai",
+            reason: "ip_blocked",
+            until: 60_000,
+            remainingMs: 55_000
+          },
+          {
+            key: "model:groq/a@k",
+            scope: "model",
+            provider: "groq",
+            reason: "rate_limit",
+            until: 1_320_000,
+            remainingMs: 1_315_000
+          }
+        ]
+      })
+    })
+  )
+
+  rule(
+    "the status of nothing is empty",
+    Effect.gen(function*() {
+      const cooldown = yield* Cooldown.Cooldown
+      assert.deepStrictEqual(yield* cooldown.status, { total: 0, byProvider: {}, byScope: {}, entries: [] })
+    })
+  )
+
+  rule(
+    "a key that is no scope key is in the total and in the list only",
+    Effect.gen(function*() {
+      const cooldown = yield* Cooldown.Cooldown
+      yield* cooldown.start("mine", "1 minute", "rate_limit")
+      yield* cooldown.start("target:mine", "1 minute", "rate_limit")
+      yield* cooldown.start("provider:__proto__", "1 minute", "rate_limit")
+      const { byProvider, byScope, entries, total } = yield* cooldown.status
+      assert.strictEqual(total, 3)
+      assert.deepStrictEqual(Object.entries(byProvider), [["__proto__", 1]])
+      assert.deepStrictEqual(byScope, { target: 1, provider: 1 })
+      assert.deepStrictEqual(entries.map((_) => [_.key, _.scope, _.provider]), [
+        ["mine", undefined, undefined],
+        ["target:mine", "target", undefined],
+        ["provider:__proto__", "provider", "__proto__"]
+      ])
+    })
+  )
+})
+
+describe("Cooldown.available", () => {
+  const key = (id: string) => ({ id, value: Redacted.make("secret") })
+  const target = (provider: string, model: string, id?: string) =>
+    Target.make({ provider, model, key: id === undefined ? undefined : key(id) })
+  const targets = [
+    target("groq", "a", "1"),
+    target("groq", "a", "2"),
+    target("groq", "b", "1"),
+    target("openai", "c")
+  ]
+  const during = (...scopeKeys: ReadonlyArray<string>) =>
+    Cooldown.available(targets, scopeKeys.map((scopeKey) => ({ scopeKey })))
+
+  it("counts targets and names each model once", () => {
+    assert.deepStrictEqual(during(), {
+      groq: { available: 3, total: 3, models: ["a", "b"] },
+      openai: { available: 1, total: 1, models: ["c"] }
+    })
+  })
+
+  it("a model is left while one of its keys is", () => {
+    assert.deepStrictEqual(during("model:groq/a@1").groq, { available: 2, total: 3, models: ["a", "b"] })
+    assert.deepStrictEqual(during("model:groq/a@1", "target:groq/a@2").groq, { available: 1, total: 3, models: ["b"] })
+  })
+
+  it("a cooldown of a key or a provider reaches all of its targets", () => {
+    assert.deepStrictEqual(during("key:groq@1").groq, { available: 1, total: 3, models: ["a"] })
+    assert.deepStrictEqual(during("provider:openai").openai, { available: 0, total: 1, models: [] })
+  })
+
+  it("a cooldown of something else changes nothing", () => {
+    assert.deepStrictEqual(during("model:mistral/a@1", "mine"), during())
+  })
 })

@@ -277,6 +277,15 @@ describe("Router", () => {
         "openai/c": [broken(), TestProvider.reply("ok")]
       }))))
 
+    it.effect("each target may have a retry schedule of its own", () =>
+      Effect.gen(function*() {
+        yield* Effect.flip(underTime(complete(), "30 seconds"))
+        assert.deepStrictEqual(yield* calledTargets, ["groq/a", "groq/a", "groq/a", "openai/c"])
+      }).pipe(Effect.provide(withRouter({
+        targets: [a, c],
+        retry: ({ provider }) => Schedule.spaced("1 second").pipe(Schedule.upTo({ times: provider === "groq" ? 2 : 0 }))
+      }, { "*": [broken()] }))))
+
     it.effect("a cell of the table can be changed", () =>
       Effect.gen(function*() {
         yield* Effect.flip(complete())

@@ -37,6 +37,29 @@ describe("Target", () => {
     assert.strictEqual(new Set(keys).size, 6)
   })
 
+  it("a scope key tells its scope and its provider", () => {
+    const plain = Target.make({ provider: "openrouter", model: "meta/llama@1", key, group: "org@home" })
+    const azure = Target.make({ provider: "azure", model: "m", baseUrl: "https://x.test/v1@2", key })
+    for (const target of [plain, azure]) {
+      for (const scope of ["target", "deployment", "model", "key", "group", "provider"] as const) {
+        const parsed = Target.parseScopeKey(Target.scopeKey(target, scope) ?? "")
+        assert.deepStrictEqual(parsed, { scope, provider: target.provider })
+      }
+    }
+  })
+
+  it("a scope key of a target with an id of its own need not tell the provider", () => {
+    const target = Target.make({ provider: "groq", model: "m", id: "fast" })
+    const parsed = Target.parseScopeKey(Target.scopeKey(target, "target") ?? "")
+    assert.deepStrictEqual(parsed, { scope: "target", provider: undefined })
+  })
+
+  for (const key of ["", ":", "x", "target", "request:x", "limit:openai", "all", "constructor:x", "Model:a/b"]) {
+    it(`${JSON.stringify(key)} is no scope key`, () => {
+      assert.isUndefined(Target.parseScopeKey(key))
+    })
+  }
+
   for (
     const [field, options] of [
       ["provider", { provider: " " }],

@@ -26,6 +26,8 @@ export type Budget =
 /** Subjects that are measured side by side. */
 export interface Group {
   readonly name: string
+  /** What has to be known to read the figures. */
+  readonly note?: string
   readonly subjects: ReadonlyArray<Subject>
 }
 
@@ -37,11 +39,18 @@ export interface Settings {
   readonly sampleMs: number
   /** Time each subject runs before the first round. */
   readonly warmupMs: number
+  /**
+   * Reads the time in milliseconds.
+   *
+   * @default the monotonic clock of the process, to the nanosecond
+   */
+  readonly now?: () => number
 }
 
 /** The figures of one subject, in microseconds an operation. */
 export interface Row {
   readonly group: string
+  readonly note: string | undefined
   readonly name: string
   readonly over: string | undefined
   readonly median: number
@@ -60,7 +69,7 @@ export const measure = async (group: Group, settings: Settings): Promise<Readonl
   const tracks: Array<Track> = []
   for (const subject of group.subjects) tracks.push(await warmUp(subject, settings))
   for (let round = 0; round < settings.rounds; round++) {
-    for (const track of tracks) track.samples.push(await sample(track.subject, track.times))
+    for (const track of tracks) track.samples.push(await sample(track.subject, track.times, settings))
   }
   const samplesOf = (name: string): ReadonlyArray<number> => {
     const track = tracks.find((_) => _.subject.name === name)
@@ -70,7 +79,7 @@ export const measure = async (group: Group, settings: Settings): Promise<Readonl
     const base = samplesOf(over)
     return track.samples.map((value, round) => value - at(base, round))
   }
-  return tracks.map(({ subject }) => rowOf(group.name, subject, samplesOf))
+  return tracks.map(({ subject }) => rowOf(group, subject, samplesOf))
 }
 
 interface Track {
@@ -80,21 +89,23 @@ interface Track {
   readonly samples: Array<number>
 }
 
-const elapsedMs = async (subject: Subject, times: number): Promise<number> => {
-  const start = process.hrtime.bigint()
+const monotonic = (): number => Number(process.hrtime.bigint()) / 1e6
+
+const elapsedMs = async (subject: Subject, times: number, { now = monotonic }: Settings): Promise<number> => {
+  const start = now()
   await subject.run(times)
-  return Number(process.hrtime.bigint() - start) / 1e6
+  return now() - start
 }
 
-const sample = async (subject: Subject, times: number): Promise<number> =>
-  await elapsedMs(subject, times) * 1000 / (times * (subject.operations ?? 1))
+const sample = async (subject: Subject, times: number, settings: Settings): Promise<number> =>
+  await elapsedMs(subject, times, settings) * 1000 / (times * (subject.operations ?? 1))
 
 // The last run of the warm-up tells how often the operation fits in a sample.
 const warmUp = async (subject: Subject, settings: Settings): Promise<Track> => {
   let times = 1
   let total = 0
   for (;;) {
-    const ms = await elapsedMs(subject, times)
+    const ms = await elapsedMs(subject, times, settings)
     total += ms
     if (total >= settings.warmupMs && (ms >= settings.sampleMs / 2 || total >= 2 * settings.warmupMs)) {
       return { subject, times: Math.max(1, Math.round(times * settings.sampleMs / ms)), samples: [] }
@@ -103,7 +114,7 @@ const warmUp = async (subject: Subject, settings: Settings): Promise<Track> => {
   }
 }
 
-const rowOf = (group: string, subject: Subject, samplesOf: (name: string) => ReadonlyArray<number>): Row => {
+const rowOf = (group: Group, subject: Subject, samplesOf: (name: string) => ReadonlyArray<number>): Row => {
   const samples = samplesOf(subject.name)
   const ratioTo = (peer: string): number => {
     const others = samplesOf(peer)
@@ -111,7 +122,8 @@ const rowOf = (group: string, subject: Subject, samplesOf: (name: string) => Rea
   }
   const median = quantile(samples, 0.5)
   return {
-    group,
+    group: group.name,
+    note: group.note,
     name: subject.name,
     over: subject.over,
     median,

@@ -71,6 +71,7 @@ export const table = (report: Report): string => {
     if (row.group !== group) {
       group = row.group
       lines.push("", `${group.padEnd(62)}${"median".padStart(9)}${"p10".padStart(9)}${"p90".padStart(9)}`)
+      if (row.note !== undefined) lines.push(`  (${row.note})`)
     }
     const ratios = row.ratios.map(({ peer, ratio }) => `${ratio.toPrecision(2)}× ${peer}`).join(", ")
     const budgets = row.budgets.map(({ budget, met }) => `budget ${budget}: ${met ? "met" : "missed"}`).join("; ")

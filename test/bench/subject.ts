@@ -1,21 +1,18 @@
 /** Makes subjects of effects and of promises. */
-import { Context, Effect } from "effect"
+import { Effect } from "effect"
 import type { Subject } from "./harness.ts"
 
 type Details = Omit<Subject, "name" | "run">
 
 /** An effect that is made and run anew each time, in one fiber. */
-export const fromEffect = <A, E>(name: string, make: () => Effect.Effect<A, E>, details: Details = {}): Subject => {
-  const run = Effect.runPromiseWith(Context.empty())
-  return {
-    ...details,
-    name,
-    run: (times) => {
-      let left = times
-      return run(Effect.whileLoop({ while: () => left-- > 0, body: make, step: () => undefined }))
-    }
+export const fromEffect = <A, E>(name: string, make: () => Effect.Effect<A, E>, details: Details = {}): Subject => ({
+  ...details,
+  name,
+  run: (times) => {
+    let left = times
+    return Effect.runPromise(Effect.whileLoop({ while: () => left-- > 0, body: make, step: () => undefined }))
   }
-}
+})
 
 /** A promise that is made and awaited anew each time. */
 export const fromPromise = (name: string, make: () => Promise<unknown>, details: Details = {}): Subject => ({

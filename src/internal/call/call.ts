@@ -27,7 +27,6 @@ export interface Engine {
   /** Whether some target has declared that it cannot do something. */
   readonly selective: boolean
   readonly recovery: Recovery
-  readonly retry: Schedule.Schedule<unknown, Errors.LLMError>
   readonly maxAttempts: number
   readonly patienceMs: number
   readonly queueWaitMs: number
@@ -47,6 +46,8 @@ export interface Member extends Decisions.Candidate {
   readonly adapter: Adapter
   /** Scopes an attempt counts in, the narrowest first. */
   readonly limits: ReadonlyArray<LimitScope>
+  /** Backoff on the target. */
+  readonly retry: Schedule.Schedule<unknown, Errors.LLMError>
   /** Key of the target's circuit. */
   readonly circuit: string
   /** Keys under which health is recorded. */

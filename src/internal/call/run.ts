@@ -282,7 +282,7 @@ const settle = (
   Records.failure(call, attempt, error)
   return Effect.andThen(
     cool(call, attempt, error, rule),
-    Effect.map(retryDelay(call, attempt.index, error, rule), (retryMs) => ({
+    Effect.map(retryDelay(call, attempt, error, rule), (retryMs) => ({
       _tag: "Failed" as const,
       index: attempt.index,
       error,
@@ -319,14 +319,14 @@ const cool = (call: Call, attempt: Attempt, error: Errors.LLMError, rule: Recove
 
 const retryDelay = (
   call: Call,
-  index: number,
+  { index, member }: Attempt,
   error: Errors.LLMError,
   rule: Recovery.Rule
 ): Effect.Effect<number | undefined> => {
   if (rule.sameTarget !== "backoff" || !error.isRetryable) return Effect.succeed(undefined)
-  if (retriesOn(call, index) >= rule.retries) return Effect.succeed(undefined)
+  if (retriesOn(call, member) >= rule.retries) return Effect.succeed(undefined)
   return Effect.flatMap(
-    stepOf(call, index),
+    stepOf(call, index, member),
     (step) =>
       Pull.matchEffect(step(call.clock.currentTimeMillisUnsafe(), error), {
         onSuccess: ([, delay]) => Effect.succeed(Duration.toMillis(delay)),
@@ -336,15 +336,13 @@ const retryDelay = (
   ).pipe(Effect.provideService(CurrentDeadline, call.setup.deadlineAt))
 }
 
-const retriesOn = (call: Call, index: number): number => {
-  const id = call.members[index]?.target.id
-  return call.attempts.filter((_) => _.target === id).length - 1
-}
+const retriesOn = (call: Call, member: Member): number =>
+  call.attempts.filter((_) => _.target === member.target.id).length - 1
 
-const stepOf = (call: Call, index: number): Effect.Effect<Step> => {
+const stepOf = (call: Call, index: number, member: Member): Effect.Effect<Step> => {
   const running = call.steps.get(index)
   if (running !== undefined) return Effect.succeed(running)
-  return Effect.map(Schedule.toStep(call.engine.retry), (step) => {
+  return Effect.map(Schedule.toStep(member.retry), (step) => {
     call.steps.set(index, step)
     return step
   })

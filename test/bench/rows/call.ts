@@ -139,6 +139,7 @@ const whole = (name: string, options: {
     }
     return {
       name,
+      note: "cockatiel: retry, breaker, bulkhead, timeout; Effect: retry, breaker, limiter, semaphore, timeout",
       subjects: [
         ...subjects,
         traffic.fromPromise(theirs, () => cockatiel.execute(() => Promise.resolve(reply))),

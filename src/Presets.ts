@@ -499,6 +499,25 @@ export const alertsPolicy: AlertsPolicy = {
  *
  * A call that needs more tokens than a service has in a minute is never sent to it: keep `maxTokens` well below.
  *
+ * **Example** (Two services, one with a larger account)
+ *
+ * ```ts import.meta.vitest
+ * import { Redacted } from "effect"
+ * import { Presets } from "breakwater"
+ *
+ * const options = Presets.alerts({
+ *   services: {
+ *     openai: { model: "gpt-4o-mini", keys: Redacted.make("a") },
+ *     moonshot: { model: "kimi-k2.6", keys: Redacted.make("b") }
+ *   },
+ *   tokensPerMinute: { openai: 10_000 }
+ * })
+ *
+ * options.targets.map((target) => target.id) // => ["openai/gpt-4o-mini@openai-1", "moonshot/kimi-k2.6@moonshot-1"]
+ * Object.keys(options.limits?.providers ?? {}) // => ["openai", "moonshot"]
+ * options.queueWait // => "15 seconds"
+ * ```
+ *
  * @category constructors
  * @since 0.1.0
  */

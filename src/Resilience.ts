@@ -1,14 +1,16 @@
 /**
  * Everything wired: one layer from a list of targets to a resilient `LLMService`.
  *
- * `layer` puts together the providers' adapters, the cooldowns and the router, with defaults that fit most programs.
- * Each of these parts can be used alone; this module adds nothing but the wiring.
+ * `layer` puts together the providers' adapters, the services that keep state and the router, with defaults that fit
+ * most programs. Each of these parts can be used alone; this module adds nothing but the wiring.
  *
  * **Details**
  *
  * The defaults: 10 attempts a call, 2 retries on one target with exponential backoff and full jitter (1 s to 30 s),
  * stated waits up to 3 s waited for in place, 10 minutes in all, 60 s for an attempt, 20 s to connect, 30 s to the first
- * token, 30 s between tokens, and the recovery table of `Recovery`.
+ * token, 30 s between tokens, 15 s in the queue of a limit, a circuit per target that five failures in a row open for
+ * 60 s, retries of at most a fifth of all calls, and the recovery table of `Recovery`. Limits apply where targets have
+ * them.
  *
  * **Gotchas**
  *

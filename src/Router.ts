@@ -5,12 +5,18 @@
  * table says: try the same target after a backoff, move to another key, model or provider at once, wait for the
  * earliest capacity, or give up. The walk is circular, and one deadline bounds attempts, backoff and waits together.
  *
- * State that outlives a call is in `Cooldown`; the router itself keeps none.
+ * The router keeps no state of its own. What outlives a call is in the services it is made of: cooldowns, limits,
+ * circuits, health, the retry budget and what was learned about tokens.
  *
  * **Details**
  *
+ * Before an attempt the target must not be cooling, its circuit must let calls through, and all limits must have room,
+ * in this order; the circuit has the last word after a wait for room. A refusal of these is no attempt and no evidence
+ * against the target. When every target refuses, the call waits for the one that is free first, if that is before its
+ * deadline.
+ *
  * A stream moves on freely until its first content part has been handed over; afterwards a failure is the caller's.
- * Every completion, every error and every stream's `finish` part carries the decision record: one line an attempt.
+ * Slots and circuit permits are held to its end. Every completion, every error and every stream's `finish` part carries the decision record: one line an attempt.
  *
  * **Gotchas**
  *

@@ -15,7 +15,7 @@
  * **Gotchas**
  *
  * The HTTP client is yours to choose and must not retry by itself: `FetchHttpClient.layer`, or
- * `NodeHttpClient.layerUndici` of `@effect/platform-node`. Both give up after 300 s without response headers.
+ * `NodeHttpClient.layerUndici` of `@effect/platform-node`. Node's own `fetch` gives up after 300 s without headers.
  *
  * **Example** (Two providers, one service)
  *

@@ -1178,6 +1178,7 @@ const service = (
     check: (key) => reading((now) => verdict(registry.peek(key, now), now)),
     checkAll: (keys) =>
       reading((now) => {
+        if (registry.allClosed()) return []
         let refuses = false
         const verdicts = keys.map((key) => {
           const found = verdict(registry.peek(key, now), now)

@@ -39,11 +39,16 @@ export interface Registry {
   readonly use: (key: string, now: number, seed: () => number) => Cell
   readonly peek: (key: string, now: number) => Cell | undefined
   readonly cells: (now: number) => ReadonlyArray<Cell>
+  /** Whether every circuit is plainly closed, so that none of them needs to be looked at. */
+  readonly allClosed: () => boolean
   /** Replaces the state of a circuit, and tells of the transition if it is one. */
   readonly commit: (cell: Cell, state: Core.State, onChange: (cell: Cell, change: Change) => void) => void
 }
 
 const smallest = 64
+
+// What is disabled refuses nobody, like what is closed.
+const weightOf = (status: Core.Status): number => status === "closed" || status === "disabled" ? 0 : 1
 
 /** @internal */
 export const make = (config: Core.Config, idleMs: number, historySize: number): Registry => {
@@ -51,6 +56,7 @@ export const make = (config: Core.Config, idleMs: number, historySize: number): 
   let generation = 0
   let sweepSize = smallest
   let sweepAt = Number.NEGATIVE_INFINITY
+  let notClosed = 0
 
   // An isolation waits for whoever began it; an open circuit is remembered for as long after it could have been probed.
   const isIdle = ({ state, usedAt }: Cell, now: number): boolean =>
@@ -59,7 +65,7 @@ export const make = (config: Core.Config, idleMs: number, historySize: number): 
 
   const forget = (cell: Cell): void => {
     cell.forgotten = true
-    held.delete(cell.key)
+    if (held.delete(cell.key)) notClosed -= weightOf(Core.statusOf(config, cell.state))
   }
 
   const sweep = (now: number): void => {
@@ -76,6 +82,7 @@ export const make = (config: Core.Config, idleMs: number, historySize: number): 
   return {
     config,
     peek,
+    allClosed: () => notClosed === 0,
     use: (key, now, seed) => {
       const known = held.get(key)
       if (known !== undefined && !isIdle(known, now)) {
@@ -107,6 +114,7 @@ export const make = (config: Core.Config, idleMs: number, historySize: number): 
       const from = Core.statusOf(config, before)
       const to = Core.statusOf(config, state)
       if (from === to) return
+      if (!cell.forgotten) notClosed += weightOf(to) - weightOf(from)
       const change: Change = { from, to, at: state.lastAt, state }
       cell.transitions.push(change)
       if (cell.transitions.length > historySize) cell.transitions.shift()

@@ -7,8 +7,7 @@
  *
  * **Gotchas**
  *
- * A cooldown only ever grows: a shorter one never cuts a longer one. `clear` and `clearAll` are the only ways to end one
- * early.
+ * A cooldown only ever grows: a shorter one never cuts a longer one. Only `clear` and `clearAll` end one early.
  *
  * **Example** (A cooldown that ends by itself)
  *

@@ -31,7 +31,7 @@
  *   keys: [Redacted.make("first secret"), Redacted.make("second secret")]
  * })
  *
- * pool.targets.map((target) => target.id) // => ["mistral/mistral-small-latest@mistral-1", "mistral/mistral-small-latest@mistral-2"]
+ * pool.targets.map((target) => target.key?.id) // => ["mistral-1", "mistral-2"]
  *
  * const live = Resilience.layer({ ...pool, maxAttempts: 4 }).pipe(Layer.provide(FetchHttpClient.layer))
  *
@@ -244,8 +244,9 @@ export const sharedAgentsPolicy: Policy = {
  *
  * **Details**
  *
- * Give each agent a name as the request's `tenant`: where capacity is short, agents get equal shares of it. A rate limit
- * is retried like a server error, after the stated wait or else after the backoff, since there is nowhere else to go.
+ * Give each agent a name as the request's `tenant`: where capacity is short, agents get equal shares of it. A rate
+ * limit is retried like a server error, after the stated wait or else after the backoff, since there is nowhere else
+ * to go.
  *
  * **Example** (Limits of a larger deployment)
  *
@@ -446,29 +447,18 @@ export const alertsRetries: { readonly [Service in AlertsService]: Retry.Standar
   moonshot: { retries: 3, base: "1 second", max: "30 seconds" }
 }
 
-/**
- * What `alerts` says whatever its services are; the backoff depends on the service.
- *
- * @category models
- * @since 0.1.0
- */
-export interface AlertsPolicy extends Omit<Policy, "retry"> {
-  readonly retry: (target: Target.Target) => Schedule.Schedule<unknown, LLMError>
-}
-
-/**
- * What `alerts` returns.
- *
- * @category models
- * @since 0.1.0
- */
-export interface AlertsPreset extends AlertsPolicy {
-  readonly targets: ReadonlyArray<Target.Target>
-}
-
 const alertsSchedules = new Map(
   Object.entries(alertsRetries).map(([service, options]) => [service, Retry.standardWith(options)])
 )
+
+/**
+ * Returns the retry schedule of a target of `alerts`: that of its service, `Retry.standard` for any other.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const alertsRetry = (target: Target.Target): Schedule.Schedule<unknown, LLMError> =>
+  alertsSchedules.get(target.provider) ?? Retry.standard
 
 /**
  * What `alerts` says whatever its services are.
@@ -476,10 +466,10 @@ const alertsSchedules = new Map(
  * @category constants
  * @since 0.1.0
  */
-export const alertsPolicy: AlertsPolicy = {
+export const alertsPolicy: Policy = {
   queueWait: "15 seconds",
   maxAttempts: 10,
-  retry: (target) => alertsSchedules.get(target.provider) ?? Retry.standard,
+  retry: alertsRetry,
   circuit: {
     trip: CircuitBreaker.consecutive(5),
     open: "300 seconds",
@@ -521,7 +511,7 @@ export const alertsPolicy: AlertsPolicy = {
  * @category constructors
  * @since 0.1.0
  */
-export const alerts = (options: AlertsOptions): AlertsPreset => {
+export const alerts = (options: AlertsOptions): Preset => {
   const services = Object.entries(options.services).flatMap(([provider, service]) => {
     if (service === undefined) return []
     const tokens = tokensOf(provider, options)

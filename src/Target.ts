@@ -299,7 +299,7 @@ export interface ParsedScopeKey {
  * **Gotchas**
  *
  * The provider is read from the name: the part before the first `/`, or before the first `@` for keys and groups. That
- * is wrong for a provider whose own name has that character, and for a target whose id was chosen to look like another's.
+ * is wrong for a provider whose own name has that character, and for a target whose chosen id looks like another's.
  *
  * @category accessors
  * @since 0.1.0

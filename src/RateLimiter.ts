@@ -25,7 +25,7 @@
  * import { TestClock } from "effect/testing"
  * import { RateLimiter } from "breakwater"
  *
- * const scopes = [{ key: "group:acme", limits: { tokens: { limit: 2000, per: "1 second" } } }]
+ * const scopes = [{ key: "group:acme", limits: { tokens: { limit: 2000, per: "1 second" as const } } }]
  *
  * const call = Effect.scoped(Effect.gen(function*() {
  *   const limiter = yield* RateLimiter.RateLimiter

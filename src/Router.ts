@@ -124,6 +124,13 @@ export interface Options {
    * @default "15 seconds"
    */
   readonly queueWait?: Duration.Input | undefined
+  /**
+   * Share of the targets, between 0 and 1, that open circuits may take out of use; the circuits beyond it that end first
+   * are tried as probes. Targets that are cooling or isolated do not count, and a single target's circuit is obeyed.
+   *
+   * @default 0.5
+   */
+  readonly maxEjected?: number | undefined
 }
 
 /**
@@ -205,7 +212,7 @@ export const layer = (options: Options): Layer.Layer<LLMService, never, Services
 
 const validate = (
   options: Options
-): Pick<Engine, "recovery" | "maxAttempts" | "patienceMs" | "queueWaitMs" | "limits" | "tenants"> => {
+): Pick<Engine, "recovery" | "maxAttempts" | "patienceMs" | "queueWaitMs" | "limits" | "tenants" | "ejection"> => {
   const maxAttempts = options.maxAttempts ?? 10
   const patienceMs = Duration.toMillis(Duration.fromInputUnsafe(options.patience ?? "3 seconds"))
   if (options.targets.length === 0) throw new RangeError("Router: targets must not be empty")
@@ -215,6 +222,10 @@ const validate = (
   if (!(patienceMs >= 0)) throw new RangeError(`Router: patience must be >= 0, got ${String(options.patience)}`)
   const queueWaitMs = Duration.toMillis(Duration.fromInputUnsafe(options.queueWait ?? "15 seconds"))
   if (!(queueWaitMs >= 0)) throw new RangeError(`Router: queueWait must be >= 0, got ${String(options.queueWait)}`)
+  const maxEjected = options.maxEjected ?? 0.5
+  if (!(maxEjected >= 0 && maxEjected <= 1)) {
+    throw new RangeError(`Router: maxEjected must be between 0 and 1, got ${maxEjected}`)
+  }
   checkLimits(options.limits ?? {}, options.targets)
   const ids = new Set<string>()
   for (const target of options.targets) {
@@ -229,6 +240,7 @@ const validate = (
     patienceMs,
     limits: limitsOf(options.timeouts ?? {}),
     queueWaitMs,
+    ejection: { maxPercent: maxEjected * 100, keep: maxEjected === 1 ? 0 : 1 },
     tenants: new Map(
       Object.entries(options.limits?.tenants ?? {}).map((
         [tenant, limits]

@@ -892,6 +892,42 @@ describe("Router", () => {
         yield* Effect.forEach(open, Fiber.interrupt)
       }).pipe(Effect.provide(withRouter({ targets: [a] }, { "groq/a": [TestProvider.stall(["first"])] }))))
 
+    it.effect("open circuits never take out more than half of a pool, nor its last target", () =>
+      Effect.gen(function*() {
+        const circuits = yield* CircuitBreaker.CircuitBreaker
+        for (const id of ["p/1", "p/2", "p/3", "p/4"]) yield* circuits.trip(`target:${id}`, "1 minute")
+        yield* circuits.trip("target:p/2", "10 seconds")
+        const first = yield* complete()
+        assert.strictEqual(first.target, "p/1")
+        assert.deepStrictEqual(
+          first.attempts[0]?.skipped.filter((_) => _.why === "circuit").length,
+          2
+        )
+      }).pipe(Effect.provide(withRouter({ targets: ["p/1", "p/2", "p/3", "p/4"].map((id) => target(id)) }, {
+        "*": [TestProvider.reply("ok")]
+      }))))
+
+    it.effect("when all of a pool is down a call costs an attempt a target at most, and what is back is found at once", () =>
+      Effect.gen(function*() {
+        const provider = yield* TestProvider.TestProvider
+        for (let n = 0; n < 8; n++) yield* underTime(Effect.flip(complete({ deadline: "8 seconds" })), "9 seconds")
+        const before = (yield* provider.calls).length
+        yield* underTime(Effect.flip(complete({ deadline: "8 seconds" })), "9 seconds")
+        assert.isAtMost((yield* provider.calls).length - before, 2)
+        yield* provider.script("groq/a", [TestProvider.reply("back")])
+        yield* provider.script("openai/c", [TestProvider.reply("back")])
+        assert.strictEqual((yield* complete()).text, "back")
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, { "*": [broken({ status: 503 })] }))))
+
+    it.effect("a pool may be told to obey every circuit", () =>
+      Effect.gen(function*() {
+        const circuits = yield* CircuitBreaker.CircuitBreaker
+        for (const id of ["groq/a", "openai/c"]) yield* circuits.trip(`target:${id}`, "1 minute")
+        const error = yield* Effect.flip(complete({ deadline: "1 second" }))
+        assert.deepStrictEqual([error.origin, error.reason], ["circuit", "circuit_open"])
+        assert.deepStrictEqual(yield* calledTargets, [])
+      }).pipe(Effect.provide(withRouter({ targets: [a, c], maxEjected: 1 }, {}))))
+
     it.effect("an isolated target is passed over until it is released", () =>
       Effect.gen(function*() {
         const circuits = yield* CircuitBreaker.CircuitBreaker
@@ -952,6 +988,7 @@ describe("Router", () => {
     bad({ maxAttempts: 0 }, /maxAttempts must be an integer >= 1, got 0/)
     bad({ patience: -1 }, /patience must be >= 0/)
     bad({ timeouts: { idle: 0 } }, /timeouts.idle must be > 0/)
+    bad({ maxEjected: 2 }, /maxEjected must be between 0 and 1, got 2/)
     bad({ queueWait: -1 }, /queueWait must be >= 0/)
     bad({ limits: { providers: { opanai: {} } } }, /limits.providers.opanai is for no target/)
     bad({ limits: { all: { concurrency: 0 } } }, /limits.all.*concurrency must be/)

@@ -16,6 +16,7 @@ import type { RateLimiter, Request, Reservation } from "../../RateLimiter.ts"
 import type { Recovery } from "../../Recovery.ts"
 import type { Cost, RetryBudget } from "../../RetryBudget.ts"
 import type { Estimate, Usage } from "../../Usage.ts"
+import type { Discipline } from "../health/ejection.ts"
 import type * as Decisions from "./decision.ts"
 import type * as Requests from "./request.ts"
 
@@ -30,6 +31,8 @@ export interface Engine {
   readonly maxAttempts: number
   readonly patienceMs: number
   readonly queueWaitMs: number
+  /** How many targets open circuits may take out of use. */
+  readonly ejection: Discipline
   readonly limits: Readonly<Record<"total" | "attempt" | "connect" | "firstToken" | "idle", number>>
   readonly tenants: ReadonlyMap<string, LimitScope>
   readonly cooldown: Cooldown["Service"]
@@ -74,6 +77,8 @@ export interface Call {
   pendingWaitMs: number
   /** What the retry budget was charged for the attempt to come. */
   pendingCharge: Cost | undefined
+  /** Candidates whose open circuit is not to be obeyed now. */
+  overruled: ReadonlyArray<number>
 }
 
 export type Step = (now: number, error: Errors.LLMError) => Pull.Pull<[unknown, Duration.Duration], never, unknown>

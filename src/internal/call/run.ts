@@ -11,7 +11,7 @@ import * as Pull from "effect/Pull"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
-import type { Permit } from "../../CircuitBreaker.ts"
+import type { Permit, Verdict } from "../../CircuitBreaker.ts"
 import * as Errors from "../../LLMError.ts"
 import type { CompletionRequest } from "../../LLMService.ts"
 import * as Recovery from "../../Recovery.ts"
@@ -19,6 +19,7 @@ import * as Retry from "../../Retry.ts"
 import * as RetryBudget from "../../RetryBudget.ts"
 import * as Targets from "../../Target.ts"
 import { CurrentDeadline } from "../../Timeouts.ts"
+import * as Ejections from "../health/ejection.ts"
 import * as Admissions from "./admit.ts"
 import type { Attempt, Call, Engine, Grant, Member, Step } from "./call.ts"
 import * as Decisions from "./decision.ts"
@@ -57,7 +58,8 @@ export const begin = (engine: Engine, request: CompletionRequest): Effect.Effect
         state: Decisions.initial,
         waitedMs: 0,
         pendingWaitMs: 0,
-        pendingCharge: undefined
+        pendingCharge: undefined,
+        overruled: []
       }
       return Effect.succeed(call)
     }))
@@ -145,8 +147,42 @@ const blocked = (call: Call): Effect.Effect<Decisions.Cooling> =>
   Effect.zipWith(
     call.engine.cooldown.latest(call.groups),
     call.engine.circuits.checkAll(call.circuits),
-    (cooling, circuits) => Decisions.withCircuits(cooling, circuits, call.clock.currentTimeMillisUnsafe())
+    (cooling, verdicts) => {
+      if (verdicts.length === 0) {
+        call.overruled = []
+        return cooling
+      }
+      const now = call.clock.currentTimeMillisUnsafe()
+      call.overruled = overruledOf(call, cooling, verdicts, now)
+      const obeyed = verdicts.map((verdict, index) =>
+        call.overruled.includes(index) ? { ...verdict, admits: true } : verdict
+      )
+      return Decisions.withCircuits(cooling, obeyed, now)
+    }
   )
+
+/** Open circuits must not take most of a pool out of use: among what is not out for other reasons, half stays in. */
+const overruledOf = (
+  call: Call,
+  cooling: Decisions.Cooling,
+  verdicts: ReadonlyArray<Verdict>,
+  now: number
+): ReadonlyArray<number> => {
+  const pool = verdicts.flatMap((verdict, index) =>
+    cooling[index] === undefined && Number.isFinite(verdict.retryAfterMs) ? [{ index, verdict }] : []
+  )
+  if (pool.length < 2) return []
+  const refusals = pool.map(({ verdict }) =>
+    verdict.status === "open"
+      ? { why: "circuit" as const, until: now + verdict.retryAfterMs, probing: false }
+      : undefined
+  )
+  return Ejections.overruled(refusals, call.engine.ejection).flatMap((at) => {
+    const member = pool[at]
+    // A call tries a target against its circuit once: what failed has proved the circuit right.
+    return member === undefined || call.state.errors.has(member.index) ? [] : [member.index]
+  })
+}
 
 /** Where a circuit is all there is to surface, its own refusal says which class of failure has opened it. */
 const asRefused = (call: Call, error: Errors.LLMError): Effect.Effect<Errors.LLMError> => {
@@ -201,9 +237,14 @@ const attempt = <A>(
       : Effect.andThen(Records.logChoice(call, attempt), deposited)
   }
 
+  const { circuits } = call.engine
+  const admission = call.overruled.includes(chosen.index)
+    ? Effect.andThen(circuits.probe(member.circuit), circuits.admit(member.circuit))
+    : circuits.admit(member.circuit)
+
   // The circuit has the last word, after any wait for capacity: what it refuses gives the capacity back unused.
   const admitted = (scope: Scope.Scope, grant: Grant | undefined): Effect.Effect<Ended<A>> =>
-    Effect.matchEffect(Scope.provide(call.engine.circuits.admit(member.circuit), scope), {
+    Effect.matchEffect(Scope.provide(admission, scope), {
       onSuccess: (permit) => performed(scope, permit, grant),
       onFailure: (error): Effect.Effect<Ended<A>> =>
         Effect.as(grant?.reservation.cancel ?? Effect.void, { _tag: "Refused", by: "circuit", error })

@@ -245,8 +245,20 @@ export const layerMemory = (options: Options = {}): Layer.Layer<ClientThrottle> 
   })
 }
 
-const refusal = (provider: string): RateLimitError =>
-  new RateLimitError({ provider, origin: "limiter", reason: "overloaded", scope: "provider" })
+/**
+ * Creates the error of a request that was shed.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const refusal = (provider: string): RateLimitError =>
+  new RateLimitError({
+    provider,
+    origin: "limiter",
+    reason: "overloaded",
+    scope: "provider",
+    detail: "the provider refuses most requests, so this one was not sent"
+  })
 
 /**
  * Returns what an error means for the throttle: `refused` when the provider could not serve the request, `accepted`

@@ -183,7 +183,7 @@ export const Skipped = Schema.Struct({
   /** Target id. */
   target: Schema.String,
   /** Why it could not be used. */
-  why: Schema.Literals(["cooldown", "circuit", "limit", "failed", "spent", "context_window"]),
+  why: Schema.Literals(["cooldown", "circuit", "limit", "throttle", "failed", "spent", "context_window"]),
   /** Milliseconds until it may be used again, when that is known. */
   remainingMs: Schema.optionalKey(Schema.Number)
 })

@@ -44,6 +44,7 @@
 import type * as HttpClient from "effect/http/HttpClient"
 import * as Layer from "effect/Layer"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
+import * as ClientThrottle from "./ClientThrottle.ts"
 import * as Cooldown from "./Cooldown.ts"
 import * as Health from "./Health.ts"
 import type { LLMService } from "./LLMService.ts"
@@ -62,6 +63,12 @@ import * as Usage from "./Usage.ts"
 export interface Options extends Router.Options, MemoryOptions {
   /** Adapters by provider name, besides or instead of the known ones. */
   readonly providers?: Readonly<Record<string, Provider.Adapter>> | undefined
+  /**
+   * Whether requests to a provider that refuses most of them are shed before they are sent, and by which rule.
+   *
+   * @default no requests are shed
+   */
+  readonly throttle?: ClientThrottle.Options | undefined
 }
 
 /**
@@ -129,6 +136,7 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<State> =>
  */
 export const layer = (options: Options): Layer.Layer<LLMService | State, never, HttpClient.HttpClient> =>
   Router.layer(options).pipe(
+    options.throttle === undefined ? (self) => self : Layer.provide(ClientThrottle.layerMemory(options.throttle)),
     Layer.provideMerge(layerMemory(options)),
     Layer.provide(Provider.layerWith(options.providers ?? {}))
   )

@@ -54,9 +54,11 @@
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import type * as Schedule from "effect/Schedule"
 import * as Stream from "effect/Stream"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
+import { ClientThrottle } from "./ClientThrottle.ts"
 import { Cooldown } from "./Cooldown.ts"
 import { Health } from "./Health.ts"
 import { adapterOf } from "./internal/call/adapterOf.ts"
@@ -183,14 +185,27 @@ export interface TimeoutOptions {
 export const make = (options: Options): Effect.Effect<LLMService["Service"], never, Services> => {
   const check = validate(options)
   return Effect.map(
-    Effect.all([Provider, Cooldown, RateLimiter, Usage, CircuitBreaker, Health, RetryBudget]),
-    ([provider, cooldown, limiter, usage, circuits, health, budget]) =>
-      service({ ...check, ...members(options, provider), cooldown, limiter, usage, circuits, health, budget })
+    Effect.all([
+      Provider,
+      Cooldown,
+      RateLimiter,
+      Usage,
+      CircuitBreaker,
+      Health,
+      RetryBudget,
+      Effect.serviceOption(ClientThrottle)
+    ]),
+    ([provider, cooldown, limiter, usage, circuits, health, budget, found]) => {
+      const throttle = Option.getOrUndefined(found)
+      const services = { cooldown, limiter, usage, circuits, health, budget, throttle }
+      return service({ ...check, ...members(options, provider), ...services })
+    }
   )
 }
 
 /**
- * The services a router is made of. `Resilience.layerMemory` provides all but the `Provider`.
+ * The services a router is made of. `Resilience.layerMemory` provides all but the `Provider`. Where there is a
+ * `ClientThrottle` as well, it is asked before every attempt.
  *
  * @category services
  * @since 0.1.0

@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
   CircuitBreaker,
+  ClientThrottle,
   Cooldown,
   Health,
   type LLMError,
@@ -955,6 +956,37 @@ describe("Router", () => {
       }).pipe(Effect.provide(withRouter({ targets: [a] }, {
         "groq/a": [broken()]
       }, { circuit: { disabled: true } }))))
+  })
+
+  describe("client throttle", () => {
+    it.effect("sheds requests to a provider that refuses most of them, and lets enough through to see it recover", () =>
+      Effect.gen(function*() {
+        const call = complete({ deadline: "1 second" })
+        for (let n = 0; n < 400; n++) {
+          yield* Effect.exit(call)
+          yield* TestClock.adjust("50 millis")
+        }
+        const provider = yield* TestProvider.TestProvider
+        const sent = (yield* provider.calls).length
+        assert.isAtMost(sent, 200)
+        assert.isAtLeast(sent, 40)
+        const error = yield* call.pipe(
+          Effect.flip,
+          Effect.repeat({ until: (error) => error.origin === "limiter" })
+        )
+        assert.deepStrictEqual([error._tag, error.reason, error.scope], ["RateLimitError", "overloaded", "provider"])
+      }).pipe(
+        Random.withSeed("shed"),
+        Effect.provide(
+          Router.layer({ targets: [a], retry: Schedule.recurs(0) }).pipe(
+            Layer.provide(ClientThrottle.layerMemory({ grace: "1 millis" })),
+            Layer.provideMerge(Layer.merge(
+              TestProvider.layer({ "groq/a": [broken({ status: 503 })] }),
+              Resilience.layerMemory({ circuit: { disabled: true } })
+            ))
+          )
+        )
+      ))
   })
 
   describe("health", () => {

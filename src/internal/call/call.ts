@@ -8,6 +8,7 @@ import type * as Duration from "effect/Duration"
 import type * as Pull from "effect/Pull"
 import type * as Schedule from "effect/Schedule"
 import type { CircuitBreaker, Permit } from "../../CircuitBreaker.ts"
+import type { ClientThrottle, Permit as Passed } from "../../ClientThrottle.ts"
 import type { Cooldown } from "../../Cooldown.ts"
 import type { Health } from "../../Health.ts"
 import type * as Errors from "../../LLMError.ts"
@@ -41,6 +42,7 @@ export interface Engine {
   readonly circuits: CircuitBreaker["Service"]
   readonly health: Health["Service"]
   readonly budget: RetryBudget["Service"]
+  readonly throttle: ClientThrottle["Service"] | undefined
 }
 
 export type LimitScope = Request["scopes"][number]
@@ -96,6 +98,7 @@ export interface Attempt {
   /** What the limiter has granted; `undefined` where nothing is limited. */
   readonly grant: Grant | undefined
   readonly permit: Permit
+  readonly passed: Passed | undefined
   /** What the retry budget was charged, for a retry. */
   readonly charged: Cost | undefined
   /** When content began to arrive. */

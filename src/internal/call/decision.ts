@@ -47,10 +47,10 @@ export interface State {
   readonly busy: ReadonlyMap<number, Busy>
 }
 
-/** A refusal of ours: no room in the limits, or a circuit that lets nobody through. */
+/** A refusal of ours: no room in the limits, a circuit that lets nobody through, a throttle that sheds. */
 export interface Busy {
   readonly until: number
-  readonly by: "limit" | "circuit"
+  readonly by: "limit" | "circuit" | "throttle"
 }
 
 export type Event =
@@ -137,6 +137,8 @@ export const decide = (
 
 const refused = (before: State, event: Extract<Event, { readonly _tag: "Refused" }>, now: number): State => {
   const errors = new Map(before.errors).set(event.index, event.error)
+  // Neither a request that is too large nor a throttle has a time at which it would be another answer.
+  if (event.by === "throttle") return giveUp({ ...before, errors }, event.index, "throttle")
   if (event.error.reason === "request_exceeds_limit") return giveUp({ ...before, errors }, event.index, "limit")
   const wait = event.error.retryAfter
   // Nobody knows when a slot comes back that others hold.
@@ -157,7 +159,7 @@ const withBusy = (setup: Setup, state: State, cooling: Cooling, now: number): Co
 const limitKey = "limit"
 const circuitKey = "circuit"
 
-const reasonOf = { limit: "rate_limit", circuit: "circuit_open" } as const
+const reasonOf = { limit: "rate_limit", circuit: "circuit_open", throttle: "overloaded" } as const
 
 /** Puts circuits that refuse into what is cooling: a router waits for both in the same way. */
 export const withCircuits = (

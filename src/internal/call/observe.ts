@@ -7,6 +7,7 @@
  */
 import type * as Response from "effect/ai/Response"
 import * as Effect from "effect/Effect"
+import * as ClientThrottle from "../../ClientThrottle.ts"
 import * as Health from "../../Health.ts"
 import type { LLMError } from "../../LLMError.ts"
 import { type Rule, ruleFor } from "../../Recovery.ts"
@@ -42,6 +43,9 @@ export const firstContent = (call: Call, attempt: Attempt): Effect.Effect<void> 
     return attempt.permit.firstContent
   })
 
+const settleThrottle = (attempt: Attempt, outcome: ClientThrottle.Outcome): Effect.Effect<void> =>
+  attempt.passed === undefined ? Effect.void : attempt.passed.settle(outcome)
+
 export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): Effect.Effect<void> =>
   Effect.andThen(
     Effect.andThen(attempt.permit.success, Admissions.succeeded(call, attempt, usage)),
@@ -51,7 +55,7 @@ export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): 
         attempt,
         Health.success({ ...times(call, attempt), outputTokens: usage.outputTokens.total })
       ),
-      settleBudget(call, attempt, "success")
+      Effect.andThen(settleBudget(call, attempt, "success"), settleThrottle(attempt, "accepted"))
     )
   )
 
@@ -65,7 +69,10 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
     ),
     Effect.andThen(
       recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
-      settleBudget(call, attempt, RetryBudget.outcomeOf(error))
+      Effect.andThen(
+        settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
+        settleThrottle(attempt, ClientThrottle.outcomeOf(error))
+      )
     )
   )
 

@@ -12,6 +12,8 @@ import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import type { Permit, Verdict } from "../../CircuitBreaker.ts"
+import type { Permit as Passed } from "../../ClientThrottle.ts"
+import * as ClientThrottle from "../../ClientThrottle.ts"
 import * as Errors from "../../LLMError.ts"
 import type { CompletionRequest } from "../../LLMService.ts"
 import * as Recovery from "../../Recovery.ts"
@@ -222,8 +224,13 @@ const attempt = <A>(
   if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
   const scopes = Admissions.scopesOf(call, member)
 
-  const performed = (scope: Scope.Scope, permit: Permit, grant: Grant | undefined): Effect.Effect<Ended<A>> => {
-    const attempt = attemptOf(call, member, chosen, permit, grant)
+  const performed = (
+    scope: Scope.Scope,
+    permit: Permit,
+    passed: Passed | undefined,
+    grant: Grant | undefined
+  ): Effect.Effect<Ended<A>> => {
+    const attempt = attemptOf(call, member, chosen, permit, passed, grant)
     const ended = Effect.matchEffect(perform(attempt, scope), {
       onSuccess: (value): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Served", attempt, value }),
       onFailure: (error) =>
@@ -237,7 +244,7 @@ const attempt = <A>(
       : Effect.andThen(Records.logChoice(call, attempt), deposited)
   }
 
-  const { circuits } = call.engine
+  const { circuits, throttle } = call.engine
   const admission = call.overruled.includes(chosen.index)
     ? Effect.andThen(circuits.probe(member.circuit), circuits.admit(member.circuit))
     : circuits.admit(member.circuit)
@@ -245,9 +252,19 @@ const attempt = <A>(
   // The circuit has the last word, after any wait for capacity: what it refuses gives the capacity back unused.
   const admitted = (scope: Scope.Scope, grant: Grant | undefined): Effect.Effect<Ended<A>> =>
     Effect.matchEffect(Scope.provide(admission, scope), {
-      onSuccess: (permit) => performed(scope, permit, grant),
+      onSuccess: (permit) =>
+        throttle === undefined
+          ? performed(scope, permit, undefined, grant)
+          : Effect.flatMap(throttle.admit(member.target.provider), (passed) =>
+            passed === undefined
+              ? Effect.as(cancelled(grant), { _tag: "Refused" as const, by: "throttle" as const, error: shed(member) })
+              // A verdict that nobody gives is an interruption, and takes the request back.
+              : Effect.andThen(
+                Scope.addFinalizer(scope, passed.settle("neutral")),
+                performed(scope, permit, passed, grant)
+              )),
       onFailure: (error): Effect.Effect<Ended<A>> =>
-        Effect.as(grant?.reservation.cancel ?? Effect.void, { _tag: "Refused", by: "circuit", error })
+        Effect.as(cancelled(grant), { _tag: "Refused", by: "circuit", error })
     })
 
   const opened = parent === undefined ? Scope.make() : Scope.fork(parent)
@@ -267,6 +284,11 @@ const attempt = <A>(
   })
 }
 
+const cancelled = (grant: Grant | undefined): Effect.Effect<void> => grant?.reservation.cancel ?? Effect.void
+
+const shed = ({ target }: Member): Errors.LLMError =>
+  Errors.update(ClientThrottle.refusal(target.provider), { model: target.model, target: target.id })
+
 /** A wait in the queue may take long enough for a cooldown to begin: what was granted is then given back unused. */
 const unlessCooled = <A>(
   call: Call,
@@ -284,6 +306,7 @@ const attemptOf = (
   member: Member,
   chosen: Chosen,
   permit: Permit,
+  passed: Passed | undefined,
   grant: Grant | undefined
 ): Attempt => {
   const charged = call.pendingCharge
@@ -304,6 +327,7 @@ const attemptOf = (
     remainingMs: Math.max(1, call.setup.deadlineAt - startedAt),
     grant,
     permit,
+    passed,
     charged,
     firstContentAt: undefined
   }

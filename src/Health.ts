@@ -47,7 +47,9 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Option from "effect/Option"
 import * as PubSub from "effect/PubSub"
 import * as Stream from "effect/Stream"
 import * as Average from "./internal/health/average.ts"
@@ -55,6 +57,8 @@ import { isEvidence } from "./internal/health/blame.ts"
 import * as Records from "./internal/health/record.ts"
 import * as IdleMap from "./internal/idleMap.ts"
 import type { ErrorClass, LLMError, Reason } from "./LLMError.ts"
+import { LLMService } from "./LLMService.ts"
+import { isContentPart } from "./Timeouts.ts"
 
 /**
  * Service that records outcomes and scores keys.
@@ -416,6 +420,80 @@ export const failure = (error: LLMError, times: Times): Outcome => ({ _tag: "Fai
  * @since 0.1.0
  */
 export const interrupted: Outcome = { _tag: "Interrupted" }
+
+/**
+ * Records how the calls of the `LLMService` below end.
+ *
+ * **When to use**
+ *
+ * Use for a single provider, such as that of `LLMService.layerProvider`. A router records its attempts by itself.
+ *
+ * **Details**
+ *
+ * A stream that its consumer leaves early counts as interrupted.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerLLMService = (
+  options: { readonly key: string }
+): Layer.Layer<LLMService, never, LLMService | Health> =>
+  Layer.effect(
+    LLMService,
+    Effect.map(Effect.zip(LLMService, Health), ([service, health]) => {
+      const record = (outcome: Outcome) => health.record(options.key, outcome)
+      return LLMService.of({
+        complete: (request) =>
+          watched((times) =>
+            Effect.onExit(service.complete(request), (exit) =>
+              record(
+                Exit.isSuccess(exit)
+                  ? success({ ...times(), outputTokens: exit.value.usage.outputTokens.total })
+                  : failureOf(exit, times())
+              ))
+          ),
+        stream: (request) =>
+          Stream.unwrap(watched((times, first) => {
+            let finished: Outcome | undefined
+            const parts = Stream.map(service.stream(request), (part) => {
+              if (isContentPart(part)) first()
+              if (part.type === "finish") {
+                finished = success({ ...times(), outputTokens: part.usage.outputTokens.total })
+              }
+              return part
+            })
+            return Effect.succeed(
+              Stream.onExit(
+                parts,
+                (exit) => record(finished ?? (Exit.isSuccess(exit) ? interrupted : failureOf(exit, times())))
+              )
+            )
+          }))
+      })
+    })
+  )
+
+/** Starts a watch: the first function reads it, the second one marks the first content. */
+const watched = <A, E, R>(
+  use: (times: () => Times, first: () => void) => Effect.Effect<A, E, R>
+): Effect.Effect<A, E, R> =>
+  Clock.clockWith((clock) => {
+    const startedAt = clock.currentTimeMillisUnsafe()
+    const elapsed = (): number => clock.currentTimeMillisUnsafe() - startedAt
+    let firstTokenMs: number | undefined
+    return use(
+      () => ({ durationMs: elapsed(), firstTokenMs }),
+      () => {
+        firstTokenMs ??= elapsed()
+      }
+    )
+  })
+
+const failureOf = (exit: Exit.Exit<unknown, LLMError>, times: Times): Outcome =>
+  Option.match(Exit.findErrorOption(exit), {
+    onNone: () => interrupted,
+    onSome: (error) => failure(error, times)
+  })
 
 /**
  * Provides a `Health` that lives in the process.

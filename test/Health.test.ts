@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
-import { LLMError } from "breakwater"
+import { LLMError, LLMService, Target } from "breakwater"
 import * as Health from "breakwater/Health"
+import * as TestProvider from "breakwater/testing/TestProvider"
 import { Effect, Fiber, Layer, Schema, Stream } from "effect"
 import { TestClock } from "effect/testing"
 import { readFileSync } from "node:fs"
@@ -532,4 +533,37 @@ describe("options", () => {
     ]
     for (const [field, construct] of wrong) assert.throws(construct, field)
   })
+})
+
+describe("the layer in front of a single provider", () => {
+  const target = Target.make({ provider: "p", model: "m" })
+  const service = (...steps: ReadonlyArray<TestProvider.Step>) =>
+    Health.layerLLMService({ key }).pipe(
+      Layer.provide(LLMService.layerProvider(target)),
+      Layer.provideMerge(Layer.merge(TestProvider.layer({ "p/m": steps }), Health.layerMemory()))
+    )
+  const figures = Effect.flatMap(Health.Health, (health) => health.figures(key))
+
+  it.effect("records successes with their times, failures and early ends", () =>
+    Effect.gen(function*() {
+      const llm = yield* LLMService.LLMService
+      const whole = yield* Effect.forkChild(llm.complete({ prompt: "hi" }))
+      yield* TestClock.adjust("2 seconds")
+      yield* Fiber.join(whole)
+      const streamed = yield* Effect.forkChild(Stream.runDrain(llm.stream({ prompt: "hi" })))
+      yield* TestClock.adjust("4 seconds")
+      yield* Fiber.join(streamed)
+      assert.strictEqual((yield* figures)?.firstTokenMs, 3000)
+      yield* Effect.flip(llm.complete({ prompt: "hi" }))
+      assert.strictEqual((yield* figures)?.consecutiveFailures, 1)
+      const stalled = yield* Effect.forkChild(llm.complete({ prompt: "hi" }))
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.interrupt(stalled)
+      assert.strictEqual((yield* figures)?.consecutiveFailures, 1)
+    }).pipe(Effect.provide(service(
+      TestProvider.reply("whole", { delay: "2 seconds" }),
+      TestProvider.reply(["a", "b"], { delay: "3 seconds", gap: "1 second" }),
+      TestProvider.fail("server_error", { reason: "overloaded", status: 503 }),
+      TestProvider.stall()
+    ))))
 })

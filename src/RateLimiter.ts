@@ -287,6 +287,13 @@ export interface Options {
    * @default true
    */
   readonly adaptive?: boolean | undefined
+  /**
+   * How many processes share the limits without knowing of each other: each uses its part of every limit, so that all
+   * together keep the whole. One request, and one at a time, is always a part.
+   *
+   * @default 1
+   */
+  readonly processes?: number | undefined
 }
 
 /**
@@ -510,7 +517,9 @@ const estimate = (request: CompletionRequest): { readonly input: number; readonl
 const levels: Readonly<Record<Priority, number>> = { emergency: 0, high: 1, normal: 2, low: 3, background: 4 }
 
 const decode = (options: Options): Engine.Options => {
-  const { adaptive = true, emergencyReserve = 0, maxDebt = 1, maxQueue = 1000, tenantWeights = {} } = options
+  const { adaptive = true, emergencyReserve = 0, maxDebt = 1, maxQueue = 1000, processes = 1, tenantWeights = {} } =
+    options
+  if (!(Number.isInteger(processes) && processes >= 1)) throw invalid("processes", "a whole number >= 1", processes)
   if (!(maxQueue >= 0)) throw invalid("maxQueue", "a number >= 0", maxQueue)
   if (!(emergencyReserve >= 0 && emergencyReserve < 1)) {
     throw invalid("emergencyReserve", "a number >= 0 and < 1", emergencyReserve)
@@ -528,6 +537,7 @@ const decode = (options: Options): Engine.Options => {
     maxDebt,
     idleMs: millis("idleTimeToLive", options.idleTimeToLive ?? Duration.minutes(10)),
     adaptive,
+    processes,
     weight: (tenant) => weights.get(tenant) ?? 1
   }
 }

@@ -3,7 +3,7 @@ import * as LLMError from "breakwater/LLMError"
 import * as LLMService from "breakwater/LLMService"
 import * as RateLimiter from "breakwater/RateLimiter"
 import * as Timeouts from "breakwater/Timeouts"
-import { Duration, Effect, Exit, Fiber, Layer, Option, Scope, Stream } from "effect"
+import { Clock, Duration, Effect, Exit, Fiber, Layer, Option, Scope, Stream } from "effect"
 import { Response } from "effect/ai"
 import { TestClock } from "effect/testing"
 
@@ -177,6 +177,40 @@ describe("RateLimiter", () => {
       const snapshot = yield* snapshotOf("scope")
       assert.deepStrictEqual([snapshot.waiting, snapshot.inFlight, snapshot.cancelled], [0, 2, 10_000])
     }).pipe(Effect.provide(RateLimiter.layerMemory({ maxQueue: 20_000 }))))
+
+  it.effect("T13: processes that do not know of each other keep a limit together", () =>
+    Effect.gen(function*() {
+      const processes = 4
+      const limits: RateLimiter.Limits = {
+        requests: { limit: 40, per: "1 minute", window: "sliding" },
+        tokens: { limit: 4000, per: "1 minute" },
+        concurrency: 8,
+        minInterval: "100 millis"
+      }
+      const grants: Array<number> = []
+      const open: Array<Effect.Effect<void>> = []
+      const alone = Effect.gen(function*() {
+        const service = yield* limiter
+        const scope = yield* Scope.make()
+        for (;;) {
+          const request = { scopes: scopesOf(limits), tokens: { input: 50, output: 50 } }
+          const granted = yield* Effect.exit(Scope.provide(service.tryReserve(request), scope))
+          if (Exit.isFailure(granted)) return open.push(Scope.close(scope, Exit.void))
+          grants.push(yield* Clock.currentTimeMillis)
+        }
+      })
+      const all = yield* Effect.forEach(
+        Array.from({ length: processes }),
+        () => Layer.build(RateLimiter.layerMemory({ processes, adaptive: false }))
+      )
+      for (let at = 0; at < 300_000; at += 50) {
+        for (const process of all) yield* Effect.provideContext(alone, process)
+        assert.isAtMost(grants.filter((grant) => grant > at - 60_000).length, 40)
+        yield* TestClock.adjust(50)
+        for (const close of open.splice(0)) yield* close
+      }
+      assert.isAtLeast(grants.length, 0.98 * 40 * 5)
+    }).pipe(Effect.scoped))
 
   it.effect("T18: whatever is interrupted and when, everything is back at the end", () =>
     Effect.gen(function*() {

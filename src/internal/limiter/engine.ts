@@ -43,6 +43,8 @@ export interface Options {
   /** Milliseconds after which an account at rest is forgotten. */
   readonly idleMs: number
   readonly adaptive: boolean
+  /** Number of processes that share all limits. */
+  readonly processes: number
   readonly weight: (tenant: string) => number
 }
 
@@ -297,7 +299,7 @@ const accountOf = (
 const planOf = (engine: Engine, limits: Limits.Limits): Limits.Plan => {
   const known = engine.plans.get(limits)
   if (known !== undefined) return known
-  const plan = Limits.plan(limits)
+  const plan = Limits.partOf(Limits.plan(limits), engine.options.processes)
   engine.plans.set(limits, plan)
   return plan
 }

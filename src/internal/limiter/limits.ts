@@ -119,6 +119,32 @@ export const strictest = (a: Plan, b: Plan): Plan => ({
   minIntervalMs: Math.max(a.minIntervalMs, b.minIntervalMs)
 })
 
+/**
+ * Returns the part of a plan that one of several processes may use, so that all of them together keep the whole.
+ *
+ * A process can always send one request, and one at a time, however many there are.
+ *
+ * @internal
+ */
+export const partOf = (plan: Plan, processes: number): Plan =>
+  processes === 1 ? plan : {
+    rules: plan.rules.map((rule): Rule => {
+      const least = rule.dimension === "requests" ? 1 : 0
+      const label = `${rule.label}, a part of ${processes}`
+      const { window } = rule
+      return window._tag === "Continuous"
+        ? {
+          ...rule,
+          limit: rule.limit / processes,
+          window: { ...window, capacity: Math.max(window.capacity / processes, least) },
+          label
+        }
+        : { ...rule, limit: Math.max(rule.limit / processes, least), label }
+    }),
+    concurrency: Math.max(1, Math.floor(plan.concurrency / processes)),
+    minIntervalMs: plan.minIntervalMs * processes
+  }
+
 // One window is counted once, by its strictest rule.
 const merge = (rules: ReadonlyArray<Rule>): ReadonlyArray<Rule> => {
   const merged = new Map<string, Rule>()

@@ -73,6 +73,7 @@ const throughEngine = (waiting: number, details: Partial<Harness.Subject>): Harn
     maxDebt: 1,
     idleMs: 600_000,
     adaptive: true,
+    processes: 1,
     weight: () => 1
   })
   let now = 0

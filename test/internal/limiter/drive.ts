@@ -24,6 +24,7 @@ export const make = (limits: Limits, options: Partial<Engine.Options> = {}) => {
     maxDebt: 1,
     idleMs: 600_000,
     adaptive: false,
+    processes: 1,
     weight: () => 1,
     ...options
   })

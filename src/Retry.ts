@@ -55,6 +55,7 @@ import type * as Pull from "effect/Pull"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
 import type { ErrorClass, LLMError } from "./LLMError.ts"
+import * as RetryBudget from "./RetryBudget.ts"
 import { CurrentDeadline } from "./Timeouts.ts"
 
 /**
@@ -497,3 +498,16 @@ const invalid = (field: string, demand: string, got: unknown): RangeError =>
  * @since 0.1.0
  */
 export const standard: Schedule.Schedule<Duration.Duration, LLMError> = standardWith()
+
+/**
+ * Ends a schedule when the shared `RetryBudget` has nothing left for a key.
+ *
+ * **Details**
+ *
+ * The same as `RetryBudget.limit`. It asks the budget once for every retry and cannot give back what an interruption
+ * keeps from being sent; `RetryBudget.retry` can.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const budget: typeof RetryBudget.limit = RetryBudget.limit

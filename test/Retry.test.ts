@@ -1,6 +1,7 @@
 import { assert, describe, it } from "@effect/vitest"
 import { LLMError } from "breakwater"
 import * as Retry from "breakwater/Retry"
+import * as RetryBudget from "breakwater/RetryBudget"
 import * as Timeouts from "breakwater/Timeouts"
 import { Clock, Duration, Effect, Exit, Fiber, Random, Schedule, Schema } from "effect"
 import { TestClock } from "effect/testing"
@@ -521,4 +522,16 @@ describe("standard", () => {
       yield* TestClock.adjust("1 hour")
       assert.strictEqual(starts.length, 1)
     }))
+})
+
+describe("budget", () => {
+  it.effect("ends a schedule when the shared budget is spent", () =>
+    Effect.gen(function*() {
+      const { effect, starts } = failing([failure("server_error")])
+      const schedule = Schedule.spaced("1 second").pipe(Retry.budget({ key: "groq" }))
+      const fiber = yield* Effect.forkChild(Effect.flip(Effect.retry(effect, schedule)))
+      yield* TestClock.adjust("50 seconds")
+      yield* Fiber.join(fiber)
+      assert.strictEqual(starts.length, 1 + 3)
+    }).pipe(Effect.provide(RetryBudget.layerMemory())))
 })

@@ -1,5 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
-import { CircuitBreaker, type LLMError, LLMService, RateLimiter, Resilience, Router, Target } from "breakwater"
+import {
+  CircuitBreaker,
+  type LLMError,
+  LLMService,
+  RateLimiter,
+  Resilience,
+  RetryBudget,
+  Router,
+  Target
+} from "breakwater"
 import * as TestProvider from "breakwater/testing/TestProvider"
 import { Duration, Effect, Fiber, Layer, Random, References, Stream } from "effect"
 import { TestClock } from "effect/testing"
@@ -70,6 +79,8 @@ describe("what a call holds", () => {
             for (const snapshot of yield* limiter.snapshot) {
               assert.deepStrictEqual([snapshot.key, snapshot.inFlight, snapshot.waiting], [snapshot.key, 0, 0])
             }
+            const budget = yield* RetryBudget.RetryBudget
+            for (const entry of yield* budget.snapshot) assert.strictEqual(entry.available, 3, entry.key)
             for (const circuit of yield* circuits.snapshot) {
               assert.deepStrictEqual([circuit.key, circuit.probes], [circuit.key, 0])
             }
@@ -88,7 +99,10 @@ describe("what a call holds", () => {
                 timeouts: { attempt: "4 seconds", firstToken: "3 seconds", idle: "3 seconds" }
               }).pipe(Layer.provideMerge(Layer.merge(
                 TestProvider.layer(),
-                Resilience.layerMemory({ circuit: { open: "3 seconds", ramp: { window: "5 seconds" } } })
+                Resilience.layerMemory({
+                  circuit: { open: "3 seconds", ramp: { window: "5 seconds" } },
+                  retryBudget: { policy: RetryBudget.concurrent() }
+                })
               )))
             ),
             Random.withSeed(seed),

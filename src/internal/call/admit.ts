@@ -45,10 +45,10 @@ export const admit = (
     }
     const reserve = queue ? limiter.reserve(request) : limiter.tryReserve(request)
     return Effect.flatMap(Scope.provide(reserve, scope), (reservation) => {
-      const grant: Grant = { reservation, estimate, emitted: 0 }
+      const grant: Grant = { reservation, estimate, sent: false, emitted: 0 }
       // Whatever ends the attempt without settling it is an interruption.
       return Effect.as(
-        Scope.addFinalizer(scope, Effect.suspend(() => settle(grant, { _tag: "Interrupted", sent: true }))),
+        Scope.addFinalizer(scope, Effect.suspend(() => settle(grant, { _tag: "Interrupted", sent: grant.sent }))),
         grant
       )
     })

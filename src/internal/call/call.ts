@@ -77,10 +77,16 @@ export interface Call {
   waitedMs: number
   /** What has been waited since the last attempt. */
   pendingWaitMs: number
-  /** What the retry budget was charged for the attempt to come. */
-  pendingCharge: Cost | undefined
+  /** What the retry budget was charged for the attempt to come, and under which key. */
+  pendingCharge: Charge | undefined
   /** Candidates whose open circuit is not to be obeyed now. */
   overruled: ReadonlyArray<number>
+}
+
+/** What was taken from a retry budget. */
+export interface Charge {
+  readonly key: string
+  readonly cost: Cost
 }
 
 export type Step = (now: number, error: Errors.LLMError) => Pull.Pull<[unknown, Duration.Duration], never, unknown>
@@ -103,12 +109,16 @@ export interface Attempt {
   readonly charged: Cost | undefined
   /** When content began to arrive. */
   firstContentAt: number | undefined
+  /** Whether those who want to know have been told how it ended. */
+  told: boolean
 }
 
 /** A reservation, and what its settlement depends on. */
 export interface Grant {
   readonly reservation: Reservation
   readonly estimate: Estimate
+  /** Whether the request may have left this process. */
+  sent: boolean
   /** Characters of content that have been handed over. */
   emitted: number
 }

@@ -1,7 +1,8 @@
 /**
  * Who is told how an attempt ended: the limiter, the circuit, the health of the target and the retry budget.
  *
- * An interrupted attempt is told by the closing of its scope alone: it is neither a success nor a failure.
+ * An interrupted attempt is neither a success nor a failure. The limiter and the circuit learn of it from the closing of
+ * the attempt's scope, the others from `interrupted`, which runs there as well.
  *
  * @internal
  */
@@ -46,8 +47,9 @@ export const firstContent = (call: Call, attempt: Attempt): Effect.Effect<void> 
 const settleThrottle = (attempt: Attempt, outcome: ClientThrottle.Outcome): Effect.Effect<void> =>
   attempt.passed === undefined ? Effect.void : attempt.passed.settle(outcome)
 
-export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): Effect.Effect<void> =>
-  Effect.andThen(
+export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): Effect.Effect<void> => {
+  attempt.told = true
+  return Effect.andThen(
     Effect.andThen(attempt.permit.success, Admissions.succeeded(call, attempt, usage)),
     Effect.andThen(
       recordHealth(
@@ -58,9 +60,11 @@ export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): 
       Effect.andThen(settleBudget(call, attempt, "success"), settleThrottle(attempt, "accepted"))
     )
   )
+}
 
-export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> =>
-  Effect.andThen(
+export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> => {
+  attempt.told = true
+  return Effect.andThen(
     Effect.andThen(
       counts(error, ruleFor(call.engine.recovery, error))
         ? attempt.permit.failure(error.errorClass, error.retryAfter)
@@ -75,6 +79,18 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
       )
     )
   )
+}
+
+/** Runs when the scope of an attempt closes; only what nobody was told of was interrupted. */
+export const interrupted = (call: Call, attempt: Attempt): Effect.Effect<void> =>
+  Effect.suspend(() => {
+    if (attempt.told) return Effect.void
+    attempt.told = true
+    return Effect.andThen(
+      recordHealth(call, attempt, Health.interrupted),
+      Effect.andThen(settleBudget(call, attempt, "neutral"), settleThrottle(attempt, "neutral"))
+    )
+  })
 
 // A refusal of ours and a caller's deadline prove nothing, whatever their class.
 const counts = (error: LLMError, rule: Rule): boolean =>

@@ -141,7 +141,7 @@ export const run = <A>(
           )
       }
     })
-  return react({ _tag: "Start" })
+  return Effect.onExit(react({ _tag: "Start" }), () => refund(call))
 }
 
 /** What must not be asked now: what is cooling, and what an open circuit refuses. */
@@ -199,7 +199,7 @@ const asRefused = (call: Call, error: Errors.LLMError): Effect.Effect<Errors.LLM
   )
 }
 
-/** Charges the retry budget for a retry in place; what is not sent after all is given back. */
+/** Charges the retry budget for a retry in place. */
 const charge = (
   call: Call,
   decision: Extract<Decisions.Decision, { readonly _tag: "Wait" }>,
@@ -209,9 +209,17 @@ const charge = (
   if (key === undefined) return Effect.succeed(false)
   const cost = RetryBudget.costOf(error)
   return Effect.map(call.engine.budget.withdraw(key, cost), (granted) => {
-    if (granted) call.pendingCharge = cost
+    if (granted) call.pendingCharge = { key, cost }
     return granted
   })
+}
+
+/** Gives back what was charged for a retry that is not sent after all. */
+const refund = (call: Call): Effect.Effect<void> => {
+  const charge = call.pendingCharge
+  if (charge === undefined) return Effect.void
+  call.pendingCharge = undefined
+  return call.engine.budget.refund(charge.key, charge.cost)
 }
 
 const attempt = <A>(
@@ -236,12 +244,17 @@ const attempt = <A>(
       onFailure: (error) =>
         Effect.as(Observers.failed(call, attempt, error), { _tag: "Failed" as const, attempt, error })
     })
-    const deposited = attempt.charged === undefined
-      ? Effect.andThen(call.engine.budget.deposit(member.budget), ended)
-      : ended
+    if (grant !== undefined) grant.sent = true
+    const counted = Effect.andThen(
+      Scope.addFinalizer(scope, Observers.interrupted(call, attempt)),
+      // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
+      attempt.charged === undefined
+        ? Effect.andThen(Effect.andThen(refund(call), call.engine.budget.deposit(member.budget)), ended)
+        : ended
+    )
     return call.attempts.length === 0 && chosen.skipped.length === 0
-      ? deposited
-      : Effect.andThen(Records.logChoice(call, attempt), deposited)
+      ? counted
+      : Effect.andThen(Records.logChoice(call, attempt), counted)
   }
 
   const { circuits, throttle } = call.engine
@@ -258,11 +271,7 @@ const attempt = <A>(
           : Effect.flatMap(throttle.admit(member.target.provider), (passed) =>
             passed === undefined
               ? Effect.as(cancelled(grant), { _tag: "Refused" as const, by: "throttle" as const, error: shed(member) })
-              // A verdict that nobody gives is an interruption, and takes the request back.
-              : Effect.andThen(
-                Scope.addFinalizer(scope, passed.settle("neutral")),
-                performed(scope, permit, passed, grant)
-              )),
+              : performed(scope, permit, passed, grant)),
       onFailure: (error): Effect.Effect<Ended<A>> =>
         Effect.as(cancelled(grant), { _tag: "Refused", by: "circuit", error })
     })
@@ -309,8 +318,8 @@ const attemptOf = (
   passed: Passed | undefined,
   grant: Grant | undefined
 ): Attempt => {
-  const charged = call.pendingCharge
-  call.pendingCharge = undefined
+  const charge = call.pendingCharge?.key === member.budget ? call.pendingCharge : undefined
+  if (charge !== undefined) call.pendingCharge = undefined
   const startedAt = call.clock.currentTimeMillisUnsafe()
   const queuedMs = grant === undefined ? 0 : Math.round(Duration.toMillis(grant.reservation.waited))
   const waitedMs = call.pendingWaitMs + queuedMs
@@ -328,8 +337,9 @@ const attemptOf = (
     grant,
     permit,
     passed,
-    charged,
-    firstContentAt: undefined
+    charged: charge?.cost,
+    firstContentAt: undefined,
+    told: false
   }
 }
 
@@ -428,13 +438,5 @@ const wait = (
       : decision.delayMs
     call.waitedMs += delayMs
     call.pendingWaitMs += delayMs
-    return Effect.onInterrupt(Effect.sleep(delayMs), () => refund(call, decision.index))
-  })
-
-const refund = (call: Call, index: number): Effect.Effect<void> =>
-  Effect.suspend(() => {
-    const charged = call.pendingCharge
-    const key = call.members[index]?.budget
-    call.pendingCharge = undefined
-    return charged === undefined || key === undefined ? Effect.void : call.engine.budget.refund(key, charged)
+    return Effect.sleep(delayMs)
   })

@@ -6,6 +6,7 @@ import {
   Health,
   type LLMError,
   LLMService,
+  Provider,
   RateLimiter,
   Resilience,
   Retry,
@@ -14,7 +15,7 @@ import {
 } from "breakwater"
 import * as TestProvider from "breakwater/testing/TestProvider"
 import { Cause, Clock, Duration, Effect, Exit, Fiber, Layer, Random, Redacted, Schedule, Stream } from "effect"
-import { Tool } from "effect/ai"
+import { Response, Tool } from "effect/ai"
 import { TestClock } from "effect/testing"
 
 const target = (id: string, options: Partial<Target.Options> = {}): Target.Target => {
@@ -38,6 +39,22 @@ const broken = (fields: Partial<LLMError.Fields> = {}) =>
   TestProvider.fail("server_error", { reason: "internal_error", scope: "provider", status: 500, ...fields })
 
 const overflow = TestProvider.fail("permanent", { reason: "context_length_exceeded", scope: "model", status: 400 })
+
+/** Answers with 1000 tokens of input, 800 of them from the cache. */
+const cachingAdapter: Provider.Adapter = {
+  stream: () => Stream.die("not asked"),
+  complete: (target) =>
+    Effect.succeed({
+      content: [],
+      usage: new Response.Usage({
+        inputTokens: { total: 1000, uncached: 200, cacheRead: 800, cacheWrite: undefined },
+        outputTokens: { total: 10, text: 10, reasoning: undefined }
+      }),
+      finishReason: "stop",
+      model: target.model,
+      requestId: undefined
+    })
+}
 
 type Scripts = Parameters<typeof TestProvider.layer>[0]
 
@@ -782,6 +799,31 @@ describe("Router", () => {
           tenants: { math: { requests: perMinute(1) } }
         }
       }, { "*": [TestProvider.reply("ok")] }))))
+
+    it.effect("input from the cache is free where the provider's limit leaves it out, and counts elsewhere", () =>
+      Effect.gen(function*() {
+        const limiter = yield* RateLimiter.RateLimiter
+        const used: Array<number> = []
+        for (const provider of ["anthropic", "openai"]) {
+          yield* complete({ tenant: provider })
+          const [snapshot] = (yield* limiter.snapshot).filter((_) => _.key === `model:${provider}/m@none`)
+          const [figures] = snapshot?.limits ?? []
+          used.push(Math.round((figures?.limit ?? 0) - (figures?.remaining ?? 0)))
+          const cooldown = yield* Cooldown.Cooldown
+          yield* cooldown.start("provider:anthropic", "1 hour", "rate_limit")
+        }
+        assert.deepStrictEqual(used, [200, 1000])
+      }).pipe(Effect.provide(
+        Router.layer({
+          targets: ["anthropic/m", "openai/m"].map((id) => limitedTo(id, { inputTokens: perMinute(10_000) }))
+        }).pipe(
+          Layer.provide(Layer.succeed(
+            Provider.Provider,
+            Provider.Provider.of({ adapter: () => cachingAdapter, names: ["any"] })
+          )),
+          Layer.provideMerge(Resilience.layerMemory())
+        )
+      )))
 
     it.effect("a more urgent call goes first", () =>
       Effect.gen(function*() {

@@ -48,16 +48,22 @@ export const admit = (
       const grant: Grant = { reservation, estimate, sent: false, emitted: 0 }
       // Whatever ends the attempt without settling it is an interruption.
       return Effect.as(
-        Scope.addFinalizer(scope, Effect.suspend(() => settle(grant, { _tag: "Interrupted", sent: grant.sent }))),
+        Scope.addFinalizer(
+          scope,
+          Effect.suspend(() => settle(grant, target.provider, { _tag: "Interrupted", sent: grant.sent }))
+        ),
         grant
       )
     })
   })
 }
 
-const settle = (grant: Grant, outcome: Usage.Outcome): Effect.Effect<void> => {
+const settle = (grant: Grant, provider: string, outcome: Usage.Outcome): Effect.Effect<void> => {
   const settled = Usage.settlement(outcome, grant.estimate, Usage.fromCharacters(grant.emitted))
-  return grant.reservation.settle(settled.requests === 0 ? "nothing-sent" : settled)
+  if (settled.requests === 0) return grant.reservation.settle("nothing-sent")
+  // What a provider counts of its cache against a limit is no cached input to the limiter.
+  const cachedInput = settled.input - Usage.limitedInput(settled, provider)
+  return grant.reservation.settle({ input: settled.input, output: settled.output, cachedInput })
 }
 
 /** Settles a success by its usage, and learns from it what the next estimate should be. */
@@ -65,7 +71,7 @@ export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): 
   attempt.grant === undefined
     ? Effect.void
     : Effect.andThen(
-      settle(attempt.grant, { _tag: "Success", usage }),
+      settle(attempt.grant, attempt.member.target.provider, { _tag: "Success", usage }),
       call.engine.usage.record({ target: attempt.member.target, usage, estimate: attempt.grant.estimate })
     )
 
@@ -73,7 +79,7 @@ export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): 
 export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> => {
   const { grant } = attempt
   if (grant === undefined) return Effect.void
-  const settled = settle(grant, { _tag: "Failure", error })
+  const settled = settle(grant, attempt.member.target.provider, { _tag: "Failure", error })
   const limited = attempt.member.limits
   if (!isThrottle(error) || limited.length === 0) return settled
   const hit = scopeKey(attempt.member.target, error.scope)

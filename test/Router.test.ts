@@ -806,7 +806,7 @@ describe("Router", () => {
         const used: Array<number> = []
         for (const provider of ["anthropic", "openai"]) {
           yield* complete({ tenant: provider })
-          const [snapshot] = (yield* limiter.snapshot).filter((_) => _.key === `model:${provider}/m@none`)
+          const snapshot = (yield* limiter.snapshot).find((_) => _.key === `model:${provider}/m@none`)
           const [figures] = snapshot?.limits ?? []
           used.push(Math.round((figures?.limit ?? 0) - (figures?.remaining ?? 0)))
           const cooldown = yield* Cooldown.Cooldown

@@ -24,6 +24,7 @@ import * as Effect from "effect/Effect"
 import type * as JsonSchema from "effect/JsonSchema"
 import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
+import { about } from "./internal/call/about.ts"
 import { adapterOf } from "./internal/call/adapterOf.ts"
 import * as Completions from "./internal/call/completion.ts"
 import * as Requests from "./internal/call/request.ts"
@@ -237,12 +238,6 @@ export const layerProvider = (target: Target): Layer.Layer<LLMService, never, Pr
       })
     })
   )
-
-const about = (target: Target): Timeouts.ErrorContext => ({
-  provider: target.provider,
-  model: target.model,
-  target: target.id
-})
 
 /** Starts the clock of a single attempt; the function returned writes its record. */
 const started = (target: Target): Effect.Effect<() => readonly [ReadonlyArray<Attempt>, Timings]> =>

@@ -61,6 +61,7 @@ import * as Engine from "./internal/limiter/engine.ts"
 import type * as Limiting from "./internal/limiter/limits.ts"
 import type { Dimension as AnyDimension, Observation as AnyObservation } from "./internal/limiter/observation.ts"
 import type { Waiter } from "./internal/limiter/queue.ts"
+import { isRefusal } from "./internal/limiter/refusal.ts"
 import * as Snapshots from "./internal/limiter/snapshot.ts"
 import { isLLMError, type LLMError, RateLimitError } from "./LLMError.ts"
 import { type CompletionRequest, LLMService, type StreamPart } from "./LLMService.ts"
@@ -369,10 +370,6 @@ const settleFailure = (
     })
   )
 }
-
-const isRefusal = (error: LLMError): boolean =>
-  error.origin === "provider" &&
-  ((error._tag === "RateLimitError" && error.reason === "rate_limit") || error.reason === "overloaded")
 
 /**
  * Returns what a failed request has used, as far as its error tells: the rules of `Usage.settlement`, for a request

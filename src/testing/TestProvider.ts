@@ -238,18 +238,21 @@ const make = (
     complete: (target, request) =>
       Effect.suspend(() => {
         const script = take(target)
-        return Effect.flatMap(begin(target, request, "complete"), (end) =>
-          Effect.sleep(Duration.sum(script.connect, script.delay)).pipe(
-            Effect.andThen(answer(target, request, script)),
-            Effect.onExit((exit) =>
-              Effect.sync(() => end(outcomeOf(exit)))
-            )
-          ))
+        return Effect.acquireUseRelease(
+          begin(target, request, "complete"),
+          () =>
+            Effect.andThen(Effect.sleep(Duration.sum(script.connect, script.delay)), answer(target, request, script)),
+          (end, exit) => Effect.sync(() => end(outcomeOf(exit)))
+        )
       }),
     stream: (target, request) =>
       Stream.unwrap(Effect.suspend(() => {
         const script = take(target)
-        return Effect.map(begin(target, request, "stream"), (end) =>
+        const begun = Effect.acquireRelease(
+          begin(target, request, "stream"),
+          (end) => Effect.sync(() => end("interrupted"))
+        )
+        return Effect.map(begun, (end) =>
           parts(target, request, script).pipe(
             Stream.concat(Stream.drain(Stream.fromEffect(Effect.sync(() => end("success"))))),
             // A consumer that takes no more closes the stream without a failure: for the provider it went away.

@@ -1,16 +1,18 @@
 import { assert, describe, it } from "@effect/vitest"
 import {
   CircuitBreaker,
+  ClientThrottle,
   type LLMError,
   LLMService,
   RateLimiter,
   Resilience,
+  Retry,
   RetryBudget,
   Router,
   Target
 } from "breakwater"
 import * as TestProvider from "breakwater/testing/TestProvider"
-import { Duration, Effect, Fiber, Layer, Random, References, Stream } from "effect"
+import { Clock, Duration, Effect, Exit, Fiber, Layer, Random, References, Stream } from "effect"
 import { TestClock } from "effect/testing"
 
 const ids = ["p/a", "p/b", "q/a"]
@@ -62,6 +64,63 @@ const storm = Effect.gen(function*() {
   yield* Fiber.joinAll(fibers)
 })
 
+/** Whether the call had ended by then; what it held must be free either way. */
+const interruptedAfter = (turns: number, kind: "complete" | "stream") =>
+  Effect.gen(function*() {
+    const llm = yield* LLMService.LLMService
+    const provider = yield* TestProvider.TestProvider
+    const limiter = yield* RateLimiter.RateLimiter
+    const circuits = yield* CircuitBreaker.CircuitBreaker
+    const budget = yield* RetryBudget.RetryBudget
+    const throttle = yield* ClientThrottle.ClientThrottle
+    const clock = yield* Effect.service(Clock.Clock)
+    // A backoff is over at the fiber's next turn; the limits of time never are.
+    const hasty: Clock.Clock = Object.create(clock, {
+      sleep: {
+        value: (duration: Duration.Duration) =>
+          Duration.toMillis(duration) < 100 ? Effect.yieldNow : clock.sleep(duration)
+      }
+    })
+    yield* provider.script("p/a", [
+      TestProvider.fail("transient_network", { reason: "conn_reset", scope: "target" }),
+      TestProvider.reply("ok")
+    ])
+    const request = { prompt: "hi", maxTokens: 10 }
+    const call = kind === "complete" ? Effect.asVoid(llm.complete(request)) : Stream.runDrain(llm.stream(request))
+    const fiber = yield* Effect.forkChild(call.pipe(
+      Effect.provideService(References.MaxOpsBeforeYield, 3),
+      Effect.provideService(Clock.Clock, hasty)
+    ))
+    for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
+    const ended = fiber.pollUnsafe() !== undefined
+    yield* Fiber.interrupt(fiber)
+    const where = `${kind}, turn ${turns}`
+    assert.strictEqual(Exit.isSuccess(yield* Fiber.await(fiber)), ended, where)
+    yield* TestClock.adjust("1 minute")
+    assert.strictEqual(yield* provider.inFlight, 0, where)
+    for (const entry of yield* limiter.snapshot) assert.strictEqual(entry.inFlight, 0, where)
+    for (const entry of yield* circuits.snapshot) assert.strictEqual(entry.probes, 0, where)
+    for (const entry of yield* budget.snapshot) assert.strictEqual(entry.available, 3, where)
+    // The provider has refused one request of one at most; two of two would be one that nobody settled.
+    const most = (yield* provider.calls).length === 0 ? 0 : 0.4
+    for (const entry of yield* throttle.snapshot) assert.isAtMost(entry.probability, most, where)
+    return ended
+  }).pipe(
+    Effect.provide(
+      Router.layer({
+        targets: [Target.make({ provider: "p", model: "a", limits: { concurrency: 1 } })],
+        retry: Retry.exponential({ base: "10 millis", jitter: "none" })
+      }).pipe(Layer.provideMerge(Layer.mergeAll(
+        TestProvider.layer(),
+        Resilience.layerMemory({ retryBudget: { policy: RetryBudget.concurrent() } }),
+        ClientThrottle.layerMemory({ minRequests: 0 })
+      )))
+    ),
+    // A seed by which the throttle sends the retry.
+    Random.withSeed(1),
+    Effect.provideService(References.MinimumLogLevel, "None")
+  )
+
 describe("what a call holds", () => {
   it.effect(
     "is all given back, whatever happens to it and whenever it is interrupted (T16, T18, T23, T38)",
@@ -110,6 +169,19 @@ describe("what a call holds", () => {
           )
         }
         assert.isAbove(asked, 1000)
+      }),
+    30_000
+  )
+
+  it.effect(
+    "is given back wherever an interruption falls: after any turn of a call that retries (T18, T23)",
+    () =>
+      Effect.gen(function*() {
+        for (const kind of ["complete", "stream"] as const) {
+          let turns = 0
+          while (!(yield* interruptedAfter(turns, kind))) turns++
+          assert.isAbove(turns, 50)
+        }
       }),
     30_000
   )

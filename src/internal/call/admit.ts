@@ -11,8 +11,10 @@ import type { LLMError, RateLimitError } from "../../LLMError.ts"
 import type * as RateLimiter from "../../RateLimiter.ts"
 import { scopeKey } from "../../Target.ts"
 import * as Usage from "../../Usage.ts"
+import { isRefusal } from "../limiter/refusal.ts"
 import { observations } from "../quotaHeaders.ts"
 import { OnResponse } from "../wire/onResponse.ts"
+import { about } from "./about.ts"
 import type { Attempt, Call, Grant, LimitScope, Member } from "./call.ts"
 
 /** The limits an attempt of this call at this target counts in. */
@@ -41,7 +43,7 @@ export const admit = (
       priority: call.request.priority,
       tenant: call.request.tenant,
       maxWait: Math.max(0, Math.min(queueWaitMs, left)),
-      context: { provider: target.provider, model: target.model, target: target.id }
+      context: about(target)
     }
     const reserve = queue ? limiter.reserve(request) : limiter.tryReserve(request)
     return Effect.flatMap(Scope.provide(reserve, scope), (reservation) => {
@@ -81,7 +83,7 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
   if (grant === undefined) return Effect.void
   const settled = settle(grant, attempt.member.target.provider, { _tag: "Failure", error })
   const limited = attempt.member.limits
-  if (!isThrottle(error) || limited.length === 0) return settled
+  if (!isRefusal(error) || limited.length === 0) return settled
   const hit = scopeKey(attempt.member.target, error.scope)
   const key = limited.some((_) => _.key === hit) ? hit : limited[0]?.key
   return key === undefined ? settled : Effect.andThen(
@@ -92,11 +94,6 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
     })
   )
 }
-
-// A spent credit or a daily quota says nothing about the rate, and neither does a refusal of our own.
-const isThrottle = (error: LLMError): boolean =>
-  error.origin === "provider" &&
-  (error.reason === "rate_limit" || error.reason === "concurrency" || error.reason === "overloaded")
 
 /** Lets the limiter read the rate-limit headers of whatever the attempt receives. */
 export const observing = <A, E, R>(

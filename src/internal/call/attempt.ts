@@ -14,6 +14,7 @@ import type { LLMError } from "../../LLMError.ts"
 import type { StreamPart } from "../../LLMService.ts"
 import type { Reply } from "../../Provider.ts"
 import * as Timeouts from "../../Timeouts.ts"
+import { about } from "./about.ts"
 import * as Admissions from "./admit.ts"
 import type { Attempt, Call } from "./call.ts"
 import * as Completions from "./completion.ts"
@@ -21,19 +22,13 @@ import * as Observers from "./observe.ts"
 import * as Records from "./record.ts"
 import { failAfter } from "./run.ts"
 
-const about = (attempt: Attempt): Timeouts.ErrorContext => ({
-  provider: attempt.member.target.provider,
-  model: attempt.member.target.model,
-  target: attempt.member.target.id
-})
-
 export const complete = (call: Call, attempt: Attempt): Effect.Effect<Reply, LLMError> => {
   const { adapter, target } = attempt.member
   const { attempt: millis } = call.engine.limits
   const reply = adapter.complete(target, call.request)
   const limited = millis < attempt.remainingMs
-    ? Timeouts.attempt(reply, millis, about(attempt))
-    : Timeouts.total(reply, attempt.remainingMs, about(attempt))
+    ? Timeouts.attempt(reply, millis, about(attempt.member.target))
+    : Timeouts.total(reply, attempt.remainingMs, about(attempt.member.target))
   return Effect.flatMap(Admissions.observing(call, attempt, limited), (reply) => {
     Records.success(call, attempt)
     return Effect.as(Observers.succeeded(call, attempt, reply.usage), reply)
@@ -58,7 +53,7 @@ export const open = (call: Call, attempt: Attempt, scope: Scope.Scope): Effect.E
     idle: limits.idle,
     total: attempt.remainingMs,
     isContent: Timeouts.isContentPart,
-    context: about(attempt)
+    context: about(attempt.member.target)
   })
   return Admissions.observing(
     call,
@@ -86,7 +81,7 @@ const untilContent = (
         : untilContent(attempt, pull, joined)
     },
     onFailure: Effect.failCause,
-    onDone: () => Effect.fail(Classifier.streamTruncated(about(attempt)))
+    onDone: () => Effect.fail(Classifier.streamTruncated(about(attempt.member.target)))
   })
 
 /** The stream as the caller sees it: from here on its failure is final. */
@@ -111,7 +106,7 @@ export const handOver = (call: Call, attempt: Attempt, opened: Opened): Stream.S
   const rest: Opened["rest"] = Pull.catchDone(
     Effect.flatMap(opened.rest, handed),
     (): Effect.Effect<never, LLMError | Cause.Done> =>
-      finished ? Cause.done() : Effect.fail(Classifier.streamTruncated(about(attempt)))
+      finished ? Cause.done() : Effect.fail(Classifier.streamTruncated(about(attempt.member.target)))
   )
 
   const pull: Opened["rest"] = Effect.suspend(() => {

@@ -1,8 +1,9 @@
 /**
  * Who is told how an attempt ended: the limiter, the circuit, the health of the target and the retry budget.
  *
- * An interrupted attempt is neither a success nor a failure. The limiter and the circuit learn of it from the closing of
- * the attempt's scope, the others from `interrupted`, which runs there as well.
+ * All are told, once: an interruption on the way waits until they are. An interrupted attempt is neither a success nor a
+ * failure. The limiter and the circuit learn of it from the closing of the attempt's scope, the others from
+ * `interrupted`, which runs there as well.
  *
  * @internal
  */
@@ -47,50 +48,53 @@ export const firstContent = (call: Call, attempt: Attempt): Effect.Effect<void> 
 const settleThrottle = (attempt: Attempt, outcome: ClientThrottle.Outcome): Effect.Effect<void> =>
   attempt.passed === undefined ? Effect.void : attempt.passed.settle(outcome)
 
-export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): Effect.Effect<void> => {
-  attempt.told = true
-  return Effect.andThen(
-    Effect.andThen(attempt.permit.success, Admissions.succeeded(call, attempt, usage)),
-    Effect.andThen(
-      recordHealth(
-        call,
-        attempt,
-        Health.success({ ...times(call, attempt), outputTokens: usage.outputTokens.total })
-      ),
-      Effect.andThen(settleBudget(call, attempt, "success"), settleThrottle(attempt, "accepted"))
-    )
-  )
-}
+// Once, and all or nothing.
+const telling = (attempt: Attempt, all: () => Effect.Effect<void>): Effect.Effect<void> =>
+  Effect.uninterruptible(Effect.suspend(() => {
+    if (attempt.told) return Effect.void
+    attempt.told = true
+    return all()
+  }))
 
-export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> => {
-  attempt.told = true
-  return Effect.andThen(
+export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): Effect.Effect<void> =>
+  telling(attempt, () =>
     Effect.andThen(
-      counts(error, ruleFor(call.engine.recovery, error))
-        ? attempt.permit.failure(error.errorClass, error.retryAfter)
-        : attempt.permit.ignored,
-      Admissions.failed(call, attempt, error)
-    ),
-    Effect.andThen(
-      recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
+      Effect.andThen(attempt.permit.success, Admissions.succeeded(call, attempt, usage)),
       Effect.andThen(
-        settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
-        settleThrottle(attempt, ClientThrottle.outcomeOf(error))
+        recordHealth(
+          call,
+          attempt,
+          Health.success({ ...times(call, attempt), outputTokens: usage.outputTokens.total })
+        ),
+        Effect.andThen(settleBudget(call, attempt, "success"), settleThrottle(attempt, "accepted"))
       )
-    )
-  )
-}
+    ))
+
+export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> =>
+  telling(attempt, () =>
+    Effect.andThen(
+      Effect.andThen(
+        counts(error, ruleFor(call.engine.recovery, error))
+          ? attempt.permit.failure(error.errorClass, error.retryAfter)
+          : attempt.permit.ignored,
+        Admissions.failed(call, attempt, error)
+      ),
+      Effect.andThen(
+        recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
+        Effect.andThen(
+          settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
+          settleThrottle(attempt, ClientThrottle.outcomeOf(error))
+        )
+      )
+    ))
 
 /** Runs when the scope of an attempt closes; only what nobody was told of was interrupted. */
 export const interrupted = (call: Call, attempt: Attempt): Effect.Effect<void> =>
-  Effect.suspend(() => {
-    if (attempt.told) return Effect.void
-    attempt.told = true
-    return Effect.andThen(
+  telling(attempt, () =>
+    Effect.andThen(
       recordHealth(call, attempt, Health.interrupted),
       Effect.andThen(settleBudget(call, attempt, "neutral"), settleThrottle(attempt, "neutral"))
-    )
-  })
+    ))
 
 // A refusal of ours and a caller's deadline prove nothing, whatever their class.
 const counts = (error: LLMError, rule: Rule): boolean =>

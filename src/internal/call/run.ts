@@ -208,10 +208,10 @@ const charge = (
   const key = call.members[decision.index]?.budget
   if (key === undefined) return Effect.succeed(false)
   const cost = RetryBudget.costOf(error)
-  return Effect.map(call.engine.budget.withdraw(key, cost), (granted) => {
+  return Effect.uninterruptible(Effect.map(call.engine.budget.withdraw(key, cost), (granted) => {
     if (granted) call.pendingCharge = { key, cost }
     return granted
-  })
+  }))
 }
 
 /** Gives back what was charged for a retry that is not sent after all. */
@@ -232,29 +232,32 @@ const attempt = <A>(
   if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
   const scopes = Admissions.scopesOf(call, member)
 
-  const performed = (
+  // What an attempt takes over, from the charge for a retry to the place in a throttle, is its own at once or not at all.
+  const begin = (
     scope: Scope.Scope,
     permit: Permit,
     passed: Passed | undefined,
     grant: Grant | undefined
-  ): Effect.Effect<Ended<A>> => {
-    const attempt = attemptOf(call, member, chosen, permit, passed, grant)
+  ): Effect.Effect<Attempt> =>
+    Effect.suspend(() => {
+      const attempt = attemptOf(call, member, chosen, permit, passed, grant)
+      const begun = Effect.as(Scope.addFinalizer(scope, Observers.interrupted(call, attempt)), attempt)
+      // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
+      return attempt.charged === undefined
+        ? Effect.andThen(Effect.andThen(refund(call), call.engine.budget.deposit(member.budget)), begun)
+        : begun
+    })
+
+  const performed = (scope: Scope.Scope, attempt: Attempt): Effect.Effect<Ended<A>> => {
     const ended = Effect.matchEffect(perform(attempt, scope), {
       onSuccess: (value): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Served", attempt, value }),
       onFailure: (error) =>
         Effect.as(Observers.failed(call, attempt, error), { _tag: "Failed" as const, attempt, error })
     })
-    if (grant !== undefined) grant.sent = true
-    const counted = Effect.andThen(
-      Scope.addFinalizer(scope, Observers.interrupted(call, attempt)),
-      // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
-      attempt.charged === undefined
-        ? Effect.andThen(Effect.andThen(refund(call), call.engine.budget.deposit(member.budget)), ended)
-        : ended
-    )
+    if (attempt.grant !== undefined) attempt.grant.sent = true
     return call.attempts.length === 0 && chosen.skipped.length === 0
-      ? counted
-      : Effect.andThen(Records.logChoice(call, attempt), counted)
+      ? ended
+      : Effect.andThen(Records.logChoice(call, attempt), ended)
   }
 
   const { circuits, throttle } = call.engine
@@ -265,13 +268,18 @@ const attempt = <A>(
   // The circuit has the last word, after any wait for capacity: what it refuses gives the capacity back unused.
   const admitted = (scope: Scope.Scope, grant: Grant | undefined): Effect.Effect<Ended<A>> =>
     Effect.matchEffect(Scope.provide(admission, scope), {
-      onSuccess: (permit) =>
-        throttle === undefined
-          ? performed(scope, permit, undefined, grant)
-          : Effect.flatMap(throttle.admit(member.target.provider), (passed) =>
-            passed === undefined
-              ? Effect.as(cancelled(grant), { _tag: "Refused" as const, by: "throttle" as const, error: shed(member) })
-              : performed(scope, permit, passed, grant)),
+      onSuccess: (permit) => {
+        const begun = throttle === undefined
+          ? begin(scope, permit, undefined, grant)
+          : Effect.flatMap(
+            throttle.admit(member.target.provider),
+            (passed) => passed === undefined ? Effect.undefined : begin(scope, permit, passed, grant)
+          )
+        return Effect.flatMap(Effect.uninterruptible(begun), (attempt) =>
+          attempt === undefined
+            ? Effect.as(cancelled(grant), { _tag: "Refused" as const, by: "throttle" as const, error: shed(member) })
+            : performed(scope, attempt))
+      },
       onFailure: (error): Effect.Effect<Ended<A>> =>
         Effect.as(cancelled(grant), { _tag: "Refused", by: "circuit", error })
     })

@@ -104,15 +104,6 @@ export const usage = (tokens: Tokens): Response.Usage =>
     }
   })
 
-export const noUsage: Response.Usage = usage({
-  input: undefined,
-  cacheRead: undefined,
-  cacheWrite: undefined,
-  uncached: undefined,
-  output: undefined,
-  reasoning: undefined
-})
-
 /**
  * Parameters of a tool call from its accumulated arguments; `undefined` when they are not JSON.
  *

@@ -9,8 +9,8 @@
  * The defaults: 10 attempts a call, 2 retries on one target with exponential backoff and full jitter (1 s to 30 s),
  * stated waits up to 3 s waited for in place, 10 minutes in all, 60 s for an attempt, 20 s to connect, 30 s to the first
  * token, 30 s between tokens, 15 s in the queue of a limit, a circuit per target that five failures in a row open for
- * 60 s, retries of at most a fifth of all calls (and always 3 a minute), and the recovery table of `Recovery`. Limits apply where targets have
- * them.
+ * 60 s, retries of at most a fifth of all calls (and always 3 a minute), and the recovery table of `Recovery`. Limits
+ * apply where targets have them.
  *
  * **Gotchas**
  *

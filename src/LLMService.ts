@@ -30,7 +30,7 @@ import * as Completions from "./internal/call/completion.ts"
 import * as Requests from "./internal/call/request.ts"
 import type { Attempt, LLMError } from "./LLMError.ts"
 import * as Provider from "./Provider.ts"
-import type { Target } from "./Target.ts"
+import type { Tags, Target } from "./Target.ts"
 import * as Timeouts from "./Timeouts.ts"
 
 /**
@@ -79,7 +79,37 @@ export interface CompletionRequest {
   readonly priority?: "emergency" | "high" | "normal" | "low" | "background" | undefined
   /** Whom the call is for: limits are shared fairly among tenants, and a tenant may have limits of its own. */
   readonly tenant?: string | undefined
+  /** Tags a target must have to serve the call, such as `{ region: "eu" }`; all of them. */
+  readonly tags?: Tags | undefined
+  /**
+   * Whose calls should stay together, such as the id of a conversation: a router that balances keeps them on one target,
+   * for its prompt cache, while that target can serve them.
+   */
+  readonly affinity?: string | undefined
+  /**
+   * Whether the call may be sent again when nobody knows whether it was executed; `false` for calls with effects on the
+   * provider's side. Such a call is never hedged.
+   *
+   * @default true
+   */
+  readonly idempotent?: boolean | undefined
+  /**
+   * What a router does when a stream breaks after its first content: `fail`; `restart` with another attempt, after a
+   * `restarted` part; `continue` where it was cut, on targets that declare `prefill`; or `buffer`, which hands nothing
+   * over before the whole answer is there.
+   *
+   * @default the router's `streamPolicy`
+   */
+  readonly streamPolicy?: StreamPolicy | undefined
 }
+
+/**
+ * What happens to a stream that breaks after its first content has been handed over.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type StreamPolicy = "fail" | "restart" | "continue" | "buffer"
 
 /**
  * What a reply has to look like: free text, any JSON object, or JSON of a schema.

@@ -58,7 +58,7 @@ export interface Price {
 }
 
 /**
- * What a target can serve; an absent field means it can.
+ * What a target can serve; an absent field means it can, except for `prefill`.
  *
  * @category models
  * @since 0.1.0
@@ -67,7 +67,24 @@ export interface Capabilities {
   readonly tools?: boolean | undefined
   readonly images?: boolean | undefined
   readonly jsonSchema?: boolean | undefined
+  /**
+   * Whether it goes on with a reply that the prompt begins, when the last message is the assistant's. `false` keeps such
+   * prompts away; only a declared `true` lets a cut stream continue there.
+   */
+  readonly prefill?: boolean | undefined
 }
+
+/**
+ * What a target is, in words of your own, such as `{ region: "eu" }` or `["eu"]`; a request names the tags it needs.
+ *
+ * **Details**
+ *
+ * `{ region: "eu" }` is the same as `["region:eu"]`.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Tags = ReadonlyArray<string> | Readonly<Record<string, string>>
 
 /**
  * What one attempt is sent to.
@@ -83,6 +100,9 @@ export interface Target {
   readonly group: string | undefined
   readonly baseUrl: string | undefined
   readonly order: number
+  readonly weight: number
+  readonly tags: ReadonlySet<string>
+  readonly tenants: ReadonlySet<string> | undefined
   readonly contextWindow: number | undefined
   readonly maxOutputTokens: number | undefined
   readonly price: Price | undefined
@@ -127,6 +147,21 @@ export interface Options {
    * @default 0
    */
   readonly order?: number | undefined
+  /**
+   * Share of the calls among targets of equal `order`, for the strategies that know weights; 0 is only tried when nothing
+   * else is left.
+   *
+   * @default 1
+   */
+  readonly weight?: number | undefined
+  /** What the target is, for requests that name the tags they need. */
+  readonly tags?: Tags | undefined
+  /**
+   * Tenants whose requests it serves.
+   *
+   * @default all, and requests without a tenant
+   */
+  readonly tenants?: ReadonlyArray<string> | undefined
   /** Tokens that input and output may have together. */
   readonly contextWindow?: number | undefined
   /** Tokens a reply may have; caps the request's `maxTokens`, and is sent where the provider demands a limit. */
@@ -205,6 +240,10 @@ export const make = (options: Options): Target => {
   notNegative("price.input", options.price?.input)
   notNegative("price.output", options.price?.output)
   notNegative("price.cachedInput", options.price?.cachedInput)
+  notNegative("weight", options.weight)
+  for (const tenant of options.tenants ?? []) notEmpty("tenants", tenant)
+  const tags = tagsOf(options.tags)
+  for (const tag of tags) notEmpty("tags", tag)
   if (options.order !== undefined && !Number.isFinite(options.order)) {
     throw new RangeError(`Target.make: order must be a finite number, got ${options.order}`)
   }
@@ -220,6 +259,9 @@ export const make = (options: Options): Target => {
     group: options.group,
     baseUrl: options.baseUrl,
     order: options.order ?? 0,
+    weight: options.weight ?? 1,
+    tags: new Set(tags),
+    tenants: options.tenants === undefined ? undefined : new Set(options.tenants),
     contextWindow: options.contextWindow,
     maxOutputTokens: options.maxOutputTokens,
     price: options.price,
@@ -231,6 +273,22 @@ export const make = (options: Options): Target => {
     apiVersion: options.apiVersion
   }
 }
+
+/**
+ * Returns tags as a list of words: a field of a record is `name:value`.
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const tagsOf = (tags: Tags | undefined): ReadonlyArray<string> =>
+  tags === undefined
+    ? []
+    : isWords(tags)
+    ? tags
+    : Object.entries(tags).map(([name, value]) => value.trim() === "" ? "" : `${name}:${value}`)
+
+// `Array.isArray` does not narrow readonly arrays.
+const isWords = (tags: Tags): tags is ReadonlyArray<string> => Array.isArray(tags)
 
 /**
  * Returns the key under which a policy keeps its state about a target at one scope.

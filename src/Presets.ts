@@ -295,7 +295,7 @@ export interface CatalogueOptions {
    *
    * @default Target.catalogue
    */
-  readonly models?: ReadonlyArray<Omit<Target.Options, "key">> | undefined
+  readonly models?: ReadonlyArray<Target.Model> | undefined
   /**
    * Provider that is asked first.
    *

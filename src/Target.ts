@@ -28,6 +28,7 @@
  * @since 0.1.0
  */
 import * as Redacted from "effect/Redacted"
+import { models } from "./internal/catalogue.ts"
 import { type Limits, plan } from "./internal/limiter/limits.ts"
 import type { Scope } from "./LLMError.ts"
 
@@ -386,68 +387,70 @@ const before = (name: string, mark: string): string | undefined => {
   return end > 0 ? name.slice(0, end) : undefined
 }
 
-const groqModels = [
-  "llama-3.3-70b-versatile",
-  "llama-3.3-70b-specdec",
-  "llama-3.1-70b-versatile",
-  "llama-3.1-8b-instant",
-  "llama-3.2-90b-text-preview",
-  "llama-3.2-90b-vision-preview",
-  "llama-3.2-11b-text-preview",
-  "llama-3.2-11b-vision-preview",
-  "llama-3.2-3b-preview",
-  "llama-3.2-1b-preview",
-  "llama3-70b-8192",
-  "llama3-8b-8192",
-  "mixtral-8x7b-32768",
-  "gemma2-9b-it",
-  "gemma-7b-it"
-] as const
-
-const openaiModels = [
-  "gpt-4o",
-  "gpt-4o-mini",
-  "gpt-4-turbo",
-  "gpt-4-turbo-preview",
-  "gpt-4",
-  "gpt-3.5-turbo",
-  "gpt-3.5-turbo-16k"
-] as const
-
-const anthropicModels = [
-  "claude-3-5-sonnet-20241022",
-  "claude-3-5-haiku-20241022",
-  "claude-3-opus-20240229",
-  "claude-3-sonnet-20240229",
-  "claude-3-haiku-20240307"
-] as const
-
-const withVision: ReadonlySet<string> = new Set([
-  "llama-3.2-90b-vision-preview",
-  "llama-3.2-11b-vision-preview",
-  "gpt-4o",
-  "gpt-4o-mini",
-  "gpt-4-turbo",
-  ...anthropicModels
-])
+/**
+ * A model as options of `make`, before a key is chosen.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type Model = Omit<Options, "key">
 
 /**
  * The catalogue of known models in their order: 15 of Groq, 7 of OpenAI, 5 of Anthropic.
  *
  * **Details**
  *
- * Each entry is what `make` takes, without a key. Models that cannot see images say so.
+ * Each entry is what `make` takes, without a key: context window, longest reply, prices and capabilities. A figure on
+ * which published sources disagree is left out. Prices are list prices without discounts, looked up on 2026-11-22; those
+ * of a retired model are the last ones it had. They are data: replace them by what you pay.
  *
  * **Gotchas**
  *
- * Vendors have retired many of these names. A retired model answers `model_not_found`, which leads a router to the
- * next one; replace the list where that is not wanted.
+ * Vendors have retired nearly all of these names. A retired model answers `model_not_found`, which leads a router to
+ * the next one and lets the name rest for an hour; give the models you use where that is not wanted. Only OpenAI's `gpt-4o` and `gpt-4o-mini` enforce a JSON schema:
+ * a request for one goes to no other model of the list.
+ *
+ * **Example** (Paying less for one model)
+ *
+ * ```ts import.meta.vitest
+ * import { Target } from "breakwater"
+ *
+ * const models = Target.catalogue.map((entry) =>
+ *   entry.model === "gpt-4o" ? { ...entry, price: { input: 2, output: 8 } } : entry
+ * )
+ *
+ * models.find((entry) => entry.model === "gpt-4o")?.price // => { input: 2, output: 8 }
+ * ```
  *
  * @category constants
  * @since 0.1.0
  */
-export const catalogue: ReadonlyArray<Pick<Options, "provider" | "model" | "capabilities">> = [
-  ...groqModels.map((model) => ({ provider: "groq", model })),
-  ...openaiModels.map((model) => ({ provider: "openai", model })),
-  ...anthropicModels.map((model) => ({ provider: "anthropic", model }))
-].map((entry) => ({ ...entry, capabilities: { images: withVision.has(entry.model) } }))
+export const catalogue: ReadonlyArray<Model> = models
+
+/**
+ * Returns models or targets by price, the cheapest first: by what a million tokens of input and a million of output cost
+ * together. Equal ones keep their order, those without a price come last.
+ *
+ * **Gotchas**
+ *
+ * A router goes by `order` first: of targets with different orders, the lower one is still asked before a cheaper one.
+ *
+ * **Example** (Asking the cheapest model first)
+ *
+ * ```ts import.meta.vitest
+ * import { Target } from "breakwater"
+ *
+ * Target.cheapestFirst(Target.catalogue).slice(0, 2).map((entry) => entry.model)
+ * // => ["llama-3.2-1b-preview", "llama-3.2-3b-preview"]
+ * ```
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const cheapestFirst = <Priced extends { readonly price?: Price | undefined }>(
+  models: ReadonlyArray<Priced>
+): ReadonlyArray<Priced> => models.toSorted((a, b) => perMillion(a.price) - perMillion(b.price))
+
+// A finite stand-in: infinity minus infinity is no order.
+const perMillion = (price: Price | undefined): number =>
+  price === undefined ? Number.MAX_VALUE : price.input + price.output

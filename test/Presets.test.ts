@@ -289,8 +289,8 @@ describe("Presets.catalogue", () => {
     const { targets, ...rest } = all
     assert.deepStrictEqual(rest, { maxAttempts: 25, patience: 0 })
     assert.deepStrictEqual(
-      targets.map(({ capabilities, model, provider }) => ({ provider, model, capabilities })),
-      Target.catalogue
+      targets.map((_) => ({ ..._, key: undefined, id: `${_.provider}/${_.model}` })),
+      Target.catalogue.map(Target.make)
     )
     assert.strictEqual(targets.length, 27)
     assert.deepStrictEqual(providersOf({}), ["groq", "openai", "anthropic"])
@@ -325,6 +325,29 @@ describe("Presets.catalogue", () => {
     const models = [{ provider: "p", model: "cheap", contextWindow: 8000 }, { provider: "p", model: "dear" }]
     const { targets } = Presets.catalogue({ keys: { p: secret() }, models })
     assert.deepStrictEqual(targets.map((_) => [_.model, _.contextWindow]), [["cheap", 8000], ["dear", undefined]])
+  })
+
+  it("what your models say of a model of the catalogue wins, figure by figure", () => {
+    const own = { contextWindow: 64_000, price: { input: 2, output: 8 } }
+    const models = Target.catalogue.map((_) => _.model === "gpt-4o" ? { ..._, ...own } : _)
+    const target = Presets.catalogue({ keys: { openai: secret() }, models }).targets[0]
+    assert.strictEqual(target?.id, "openai/gpt-4o@openai-1")
+    assert.deepStrictEqual([target?.contextWindow, target?.price], [own.contextWindow, own.price])
+    assert.strictEqual(target?.maxOutputTokens, 16_384)
+    const { openai } = keys
+    assert.deepStrictEqual(Presets.catalogue({ keys: { openai } }).targets[0]?.price?.input, 2.5)
+  })
+
+  it("goes by price within each provider, and over all of them", () => {
+    const { targets } = Presets.catalogue({ keys, models: Target.cheapestFirst(Target.catalogue) })
+    const firstOf = (provider: string) => targets.find((_) => _.provider === provider)?.model
+    assert.deepStrictEqual(
+      [firstOf("groq"), firstOf("openai"), firstOf("anthropic")],
+      ["llama-3.2-1b-preview", "gpt-4o-mini", "claude-3-haiku-20240307"]
+    )
+    assert.strictEqual(targets.findIndex((_) => _.provider === "openai"), 15)
+    const cheapest = Target.cheapestFirst(targets)
+    assert.deepStrictEqual(cheapest.slice(-2).map((_) => _.model), ["claude-3-opus-20240229", "gemma-7b-it"])
   })
 
   for (

@@ -98,17 +98,9 @@ export type Keys = Credential | ReadonlyArray<Credential>
  * @category options
  * @since 0.1.0
  */
-export interface KeyPoolOptions {
-  readonly provider: string
-  readonly model: string
+export interface KeyPoolOptions extends Omit<Target.Model, "id" | "limits"> {
   /** The keys, in order of preference. */
   readonly keys: Keys
-  /**
-   * Where the provider is reached.
-   *
-   * @default the provider's public address
-   */
-  readonly baseUrl?: string | undefined
   /**
    * Limits of each key.
    *
@@ -162,15 +154,12 @@ export const keyPoolPolicy: Policy = {
  * @category constructors
  * @since 0.1.0
  */
-export const keyPool = (options: KeyPoolOptions): Preset => {
-  const keys = keysOf("keyPool", "keys", options.provider, options.keys)
-  const limits = options.limits ?? keyPoolLimits
+export const keyPool = ({ keys: given, limits = keyPoolLimits, ...model }: KeyPoolOptions): Preset => {
+  const keys = keysOf("keyPool", "keys", model.provider, given)
   return {
     ...keyPoolPolicy,
     limits: { keys: Object.fromEntries(keys.map((key) => [key.id, limits])) },
-    targets: keys.map((key) =>
-      Target.make({ provider: options.provider, model: options.model, baseUrl: options.baseUrl, key })
-    )
+    targets: keys.map((key) => Target.make({ ...model, key }))
   }
 }
 
@@ -403,6 +392,16 @@ const known = (field: string, provider: string, providers: ReadonlyArray<string>
 export type AlertsService = "openai" | "xai" | "deepseek" | "moonshot"
 
 /**
+ * What of a service `alerts` uses: a model, and the keys it is called with.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface AlertsTarget extends Omit<Target.Model, "id" | "provider"> {
+  readonly keys: Keys
+}
+
+/**
  * Options of `alerts`.
  *
  * @category options
@@ -411,7 +410,7 @@ export type AlertsService = "openai" | "xai" | "deepseek" | "moonshot"
 export interface AlertsOptions {
   /** What of each service is used, in order of preference. */
   readonly services: {
-    readonly [Service in AlertsService]?: { readonly model: string; readonly keys: Keys } | undefined
+    readonly [Service in AlertsService]?: AlertsTarget | undefined
   }
   /**
    * Tokens per minute by service; those of a service that is not used do not matter.
@@ -514,9 +513,13 @@ export const alertsPolicy: Policy = {
 export const alerts = (options: AlertsOptions): Preset => {
   const services = Object.entries(options.services).flatMap(([provider, service]) => {
     if (service === undefined) return []
-    const tokens = tokensOf(provider, options)
-    const keys = keysOf("alerts", `services.${provider}.keys`, provider, service.keys)
-    return [{ provider, tokens, targets: keys.map((key) => Target.make({ provider, model: service.model, key })) }]
+    const { keys: given, ...model } = service
+    const keys = keysOf("alerts", `services.${provider}.keys`, provider, given)
+    return [{
+      provider,
+      tokens: tokensOf(provider, options),
+      targets: keys.map((key) => Target.make({ ...model, provider, key }))
+    }]
   })
   if (services.length === 0) throw invalid("alerts", "services must not be empty")
   const providers = services.map(({ provider, tokens }): [string, Limits] => [

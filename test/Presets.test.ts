@@ -136,6 +136,22 @@ describe("Presets.keyPool", () => {
     assert.deepStrictEqual(shared, { keys: { mine: limits } })
   })
 
+  it("every key has what is said of the model: prices, window, group, tags", () => {
+    const model = {
+      provider: "mistral",
+      model: "m",
+      group: "org",
+      tags: { region: "eu" },
+      contextWindow: 32_000,
+      price: { input: 0.1, output: 0.3 }
+    } as const
+    const { targets } = Presets.keyPool({ ...model, keys: secrets(2) })
+    assert.deepStrictEqual(
+      targets.map((_) => ({ ..._, key: _.key?.id })),
+      ["mistral-1", "mistral-2"].map((key) => ({ ...Target.make({ ...model, id: `mistral/m@${key}` }), key }))
+    )
+  })
+
   it.effect("a limited key rests 60 s and the next one answers at once", () =>
     Effect.gen(function*() {
       assert.strictEqual((yield* complete()).target, "mistral/m@mistral-2")
@@ -498,6 +514,14 @@ describe("Presets.alerts", () => {
       Presets.alerts({ services: { openai: services.openai, moonshot: services.moonshot } }),
       { "openai/gpt-4o-mini@openai-1": [broken], "*": [broken, TestProvider.reply("ok")] }
     ))))
+
+  it("takes what is said of a service's model", () => {
+    const price = { input: 0.15, output: 0.6 }
+    const { targets } = Presets.alerts({ services: { openai: { ...services.openai, price, contextWindow: 128_000 } } })
+    assert.deepStrictEqual(targets.map((_) => [_.id, _.price, _.contextWindow]), [
+      ["openai/gpt-4o-mini@openai-1", price, 128_000]
+    ])
+  })
 
   it("takes other limits for the services that are used", () => {
     const { limits } = Presets.alerts({

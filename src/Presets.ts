@@ -313,7 +313,8 @@ export const cataloguePolicy: Policy = { maxAttempts: 25, patience: 0 }
  * **Details**
  *
  * A call goes through the list and around, past everything that is cooling, up to 25 attempts, and never waits for a
- * model while another one is free. A model that is limited rests as long as its provider says.
+ * model while another one is free. A model that is limited rests as long as its provider says. With
+ * `models: Target.cheapestFirst(Target.catalogue)` the cheapest models of each provider come first.
  *
  * **Example** (Going from Groq to Anthropic first)
  *

@@ -46,6 +46,7 @@
  *
  * @since 0.1.0
  */
+import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -123,6 +124,16 @@ export interface Backoff {
   readonly maxMillis: number
   readonly jitter: Jitter
   readonly ratio: number
+}
+
+/**
+ * A list of delays that has been checked: one for each retry, of which the last one repeats.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Delays {
+  readonly millis: Arr.NonEmptyReadonlyArray<number>
 }
 
 /**
@@ -217,6 +228,26 @@ export const makeBackoff = (options: BackoffOptions = {}): Backoff => {
 }
 
 /**
+ * Checks a list of delays.
+ *
+ * **Gotchas**
+ *
+ * Throws a `RangeError` when there is none, or one is negative or infinite.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const makeDelays = (delays: ReadonlyArray<Duration.Input>): Delays => {
+  const millis = delays.map((delay) => {
+    const millis = Math.round(millisOf(delay))
+    if (!(Number.isFinite(millis) && millis >= 0)) throw invalid("delays", "finite durations >= 0", delay)
+    return millis
+  })
+  if (!Arr.isReadonlyArrayNonEmpty(millis)) throw invalid("delays", "a list of one or more", "none")
+  return { millis }
+}
+
+/**
  * Checks the options for stated waits and fills in the defaults.
  *
  * **Gotchas**
@@ -240,12 +271,14 @@ export const makeRetryAfter = (options: RetryAfterOptions = {}): RetryAfter => {
 }
 
 /**
- * Returns the delay before a retry in whole milliseconds: `min(base * factor^attempt, max)`, spread by the jitter.
+ * Returns the delay before a retry in whole milliseconds: `min(base * factor^attempt, max)`, spread by the jitter, or
+ * the one of a list.
  *
  * **Details**
  *
  * `attempt` counts from 0, the delay before the first retry. `random` lies between 0 and 1. `decorrelated` also takes the
- * `random` of the attempt before; without it, the same number stands for both.
+ * `random` of the attempt before; without it, the same number stands for both. A list has no jitter, and its last delay
+ * is that of all later attempts.
  *
  * **Gotchas**
  *
@@ -266,8 +299,12 @@ export const makeRetryAfter = (options: RetryAfterOptions = {}): RetryAfter => {
  * @category accessors
  * @since 0.1.0
  */
-export const delayMillis = (backoff: Backoff, attempt: number, random: number, previousRandom = random): number => {
+export const delayMillis: {
+  (delays: Delays, attempt: number): number
+  (backoff: Backoff, attempt: number, random: number, previousRandom?: number): number
+} = (backoff: Backoff | Delays, attempt: number, random: number = 0, previousRandom: number = random): number => {
   if (!(Number.isInteger(attempt) && attempt >= 0)) throw invalid("attempt", "a whole number >= 0", attempt)
+  if ("millis" in backoff) return backoff.millis[attempt] ?? Arr.lastNonEmpty(backoff.millis)
   const { baseMillis, factor, jitter, maxMillis, ratio } = backoff
   const delay = Math.min(baseMillis * factor ** attempt, maxMillis)
   switch (jitter) {
@@ -341,6 +378,30 @@ export const exponential = (options: BackoffOptions = {}): Schedule.Schedule<Dur
         previous = random
         return [delay, delay]
       })
+  })))
+}
+
+/**
+ * Creates a schedule of the delays of a list, of which the last one repeats; it never ends by itself, except for the
+ * deadline.
+ *
+ * **Details**
+ *
+ * The delays have no jitter: `Schedule.jittered` adds some, and `Schedule.modifyDelay` any other.
+ *
+ * **Gotchas**
+ *
+ * Bound it with `Schedule.upTo`, also where as many retries are wanted as there are delays. Throws a `RangeError` when
+ * there is no delay, or one is negative or infinite.
+ *
+ * @category constructors
+ * @since 0.1.0
+ */
+export const delays = (list: ReadonlyArray<Duration.Input>): Schedule.Schedule<Duration.Duration> => {
+  const checked = makeDelays(list)
+  return withinDeadline(Schedule.fromStepWithMetadata(Effect.succeed(({ attempt }: Schedule.InputMetadata<unknown>) => {
+    const delay = Duration.millis(delayMillis(checked, attempt - 1))
+    return Effect.succeed<[Duration.Duration, Duration.Duration]>([delay, delay])
   })))
 }
 

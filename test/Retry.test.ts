@@ -281,10 +281,43 @@ describe("exponential", () => {
     }))
 })
 
+describe("delays", () => {
+  it.effect("waits the delays of the list in turn, and the last one ever after", () =>
+    Effect.gen(function*() {
+      const { effect, starts } = failing([server])
+      const policy = Retry.delays(["1 second", 0, "5 seconds"]).pipe(Schedule.upTo({ times: 5 }))
+      assert.deepStrictEqual(yield* settle(Effect.retry(effect, policy)), Exit.fail(server))
+      assert.deepStrictEqual(starts, [0, 1000, 1000, 6000, 11_000, 16_000])
+    }))
+
+  it.effect("begins anew in every run", () =>
+    Effect.gen(function*() {
+      const policy = Retry.delays([100, 200]).pipe(Schedule.upTo({ times: 1 }))
+      for (const start of [0, 60_000]) {
+        const { effect, starts } = failing([server])
+        yield* settle(Effect.retry(effect, policy), "1 minute")
+        assert.deepStrictEqual(starts.map((_) => _ - start), [0, 100])
+      }
+    }))
+
+  it("reads the delay of any attempt", () => {
+    const list = Retry.makeDelays([3, "6 millis", 9.4])
+    assert.deepStrictEqual([0, 1, 2, 3, 3000].map((attempt) => Retry.delayMillis(list, attempt)), [3, 6, 9, 9, 9])
+    assert.throws(() => Retry.delayMillis(list, -1), RangeError, /attempt/)
+  })
+
+  it("rejects an empty list and delays that cannot be waited for", () => {
+    for (const list of [[], [-1], [1, Infinity]]) {
+      assert.throws(() => Retry.delays(list), RangeError, /delays/)
+    }
+  })
+})
+
 describe("deadline", () => {
   const context = { provider: "groq" }
   const schedules: ReadonlyArray<readonly [string, Schedule.Schedule<unknown, LLMError.LLMError>]> = [
     ["exponential", Retry.exponential({ base: 1000, jitter: "none" })],
+    ["delays", Retry.delays([1000])],
     ["withinDeadline", Schedule.spaced(1000).pipe(Retry.withinDeadline)],
     ["respectRetryAfter", Schedule.spaced(1000).pipe(Retry.respectRetryAfter())]
   ]

@@ -21,6 +21,7 @@ import {
 
 const Policy = Schema.Struct({
   type: Schema.optionalKey(oneOrMore(Schema.String)),
+  delays: Schema.optionalKey(Schema.Array(Schema.Number)),
   baseMs: optionalNumber,
   factor: optionalNumber,
   maxMs: optionalNumber,
@@ -69,15 +70,17 @@ const jitters: Readonly<Record<string, Retry.Jitter>> = {
 /** What our constructors do not offer, and what a user takes instead. */
 const notOffered: Readonly<Record<string, string>> = {
   linear: "Schedule.fixed and Schedule.spaced cover what does not grow exponentially",
-  list: "Schedule.concat of Schedule.duration builds a list",
   symmetric: "jitter around the delay may come earlier than it; Schedule.jittered does so",
   negative: "equal jitter is the same with a wider spread",
   "constant decorrelated": "the decorrelated curve is made for a factor of 2",
   "decorrelated factor": "the decorrelated curve is made for a factor of 2"
 }
 
+type Rule = Retry.Backoff | Retry.Delays
+
 /** The backoff of one type and one jitter, or the name of what is not offered. */
-const variantOf = (policy: Policy, type: string, jitterName: string): Retry.Backoff | string => {
+const variantOf = (policy: Policy, type: string, jitterName: string): Rule | string => {
+  if (type === "list" && jitterName === "none") return Retry.makeDelays(policy.delays ?? [])
   if (type !== "constant" && type !== "exponential") return type
   const jitter = jitters[jitterName]
   if (jitter === undefined) return jitterName
@@ -94,7 +97,7 @@ const variantOf = (policy: Policy, type: string, jitterName: string): Retry.Back
 }
 
 /** The variants of a policy that we offer; without any, the vector is left out by the names of what we do not. */
-const variantsOf = (policy: Policy): ReadonlyArray<Retry.Backoff> => {
+const variantsOf = (policy: Policy): ReadonlyArray<Rule> => {
   const variants = listOf(policy.type, ["exponential"]).flatMap((type) =>
     listOf(policy.jitter, ["none"]).map((jitter) => variantOf(policy, type, jitter))
   )
@@ -126,7 +129,8 @@ const attemptsOf = ({ attempt, attempts }: Backoff, otherwise: number): Readonly
 }
 
 /** The delays that an attempt can have: the one of the injected number, or those over a grid of numbers. */
-const delaysAt = (backoff: Retry.Backoff, attempt: number, draws: ReadonlyArray<number> | undefined) => {
+const delaysAt = (backoff: Rule, attempt: number, draws: ReadonlyArray<number> | undefined) => {
+  if ("millis" in backoff) return [Retry.delayMillis(backoff, attempt)]
   if (draws !== undefined) {
     const at = (index: number) => draws[Math.min(Math.max(index, 0), draws.length - 1)] ?? 0.5
     return [Retry.delayMillis(backoff, attempt, at(attempt), at(attempt - 1))]
@@ -138,7 +142,7 @@ const delaysAt = (backoff: Retry.Backoff, attempt: number, draws: ReadonlyArray<
   )
 }
 
-const exactly = (fields: Backoff, backoff: Retry.Backoff, expected: Backoff["expect"]): Checks => {
+const exactly = (fields: Backoff, backoff: Rule, expected: Backoff["expect"]): Checks => {
   const draws = drawsOf(fields) ?? [0.5]
   const check = (attempt: number, delay: number): Checks => {
     const [actual] = delaysAt(backoff, attempt, draws)
@@ -153,7 +157,7 @@ const exactly = (fields: Backoff, backoff: Retry.Backoff, expected: Backoff["exp
   ]
 }
 
-const inRanges = (fields: Backoff, backoff: Retry.Backoff): Checks => {
+const inRanges = (fields: Backoff, backoff: Rule): Checks => {
   const ranges = fields.expect.ranges ?? []
   const attempts = attemptsOf(fields, ranges.length)
   return ranges.flatMap(([gte, lte], index) => {
@@ -164,7 +168,13 @@ const inRanges = (fields: Backoff, backoff: Retry.Backoff): Checks => {
   })
 }
 
-const inBounds = (fields: Backoff, backoff: Retry.Backoff): Checks => {
+/** What a formula may name. */
+const namesOf = (backoff: Rule): Readonly<Record<string, number>> =>
+  "millis" in backoff
+    ? { max: Math.max(...backoff.millis) }
+    : { base: backoff.baseMillis, factor: backoff.factor, max: backoff.maxMillis, ratio: backoff.ratio }
+
+const inBounds = (fields: Backoff, backoff: Rule): Checks => {
   const { bounds } = fields.expect
   if (bounds === undefined) return []
   // "k from 1" counts the first delay as 1.
@@ -172,15 +182,7 @@ const inBounds = (fields: Backoff, backoff: Retry.Backoff): Checks => {
   const attempts = attemptsOf(fields, 20)
   return attempts.flatMap((k) => {
     const attempt = k - first
-    const names = {
-      base: backoff.baseMillis,
-      factor: backoff.factor,
-      max: backoff.maxMillis,
-      ratio: backoff.ratio,
-      attempt,
-      k,
-      n: k
-    }
+    const names = { ...namesOf(backoff), attempt, k, n: k }
     const value = (formula: number | string | undefined) =>
       typeof formula === "string" ? evaluate(formula.replace(/,\s*k from 1/, ""), names) : formula
     const limits = {
@@ -196,7 +198,7 @@ const inBounds = (fields: Backoff, backoff: Retry.Backoff): Checks => {
 }
 
 /** Our rule for a stated wait: never earlier than it or the backoff, and little later. */
-const hinted = (fields: Backoff, backoff: Retry.Backoff, hint: number, isPeers: boolean): Checks => {
+const hinted = (fields: Backoff, backoff: Rule, hint: number, isPeers: boolean): Checks => {
   const [delay = 0] = delaysAt(backoff, fields.attempt ?? 0, drawsOf(fields) ?? [1])
   const rule = Retry.makeRetryAfter()
   const waits = [0, 1].map((random) => Retry.waitMillis(rule, { delay, hint, remaining: Infinity, random }))
@@ -209,7 +211,7 @@ const hinted = (fields: Backoff, backoff: Retry.Backoff, hint: number, isPeers: 
 }
 
 /** Our rule for a deadline: a wait that would take all that is left is not begun. */
-const beforeDeadline = (fields: Backoff, backoff: Retry.Backoff, remaining: number, isPeers: boolean): Checks => {
+const beforeDeadline = (fields: Backoff, backoff: Rule, remaining: number, isPeers: boolean): Checks => {
   const [delay = 0] = delaysAt(backoff, fields.attempt ?? 0, drawsOf(fields) ?? [1])
   const rule = Retry.makeRetryAfter()
   const wait = Retry.waitMillis(rule, { delay, hint: fields.hintMs, remaining, random: 1 }) ?? null

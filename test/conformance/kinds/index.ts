@@ -9,6 +9,7 @@ import * as Budget from "./budget.ts"
 import * as Circuit from "./circuit.ts"
 import { configValidation } from "./configValidation.ts"
 import * as Health from "./health.ts"
+import * as Hedging from "./hedging.ts"
 import * as Limiter from "./limiter.ts"
 import { property } from "./property.ts"
 import * as Queue from "./queue.ts"
@@ -35,6 +36,16 @@ export const runners: Readonly<Record<string, Runner>> = {
   "timeout-uninterruptible": Timeout.timeoutUninterruptible,
   "stream-idle": Timeout.streamIdle,
   "stream-timeout-typed": Timeout.streamTimeoutTyped,
+  "timeout-hedge": Hedging.timeoutHedge,
+  hedge: Hedging.hedge,
+  "hedge-stream": Hedging.hedgeStream,
+  "hedge-result": Hedging.hedgeResult,
+  "hedge-eligibility": Hedging.hedgeEligibility,
+  "hedge-percentile": Hedging.hedgePercentile,
+  "hedge-budget": Hedging.hedgeBudget,
+  "hedge-budget-load": Hedging.hedgeBudgetLoad,
+  "hedge-timeout": Hedging.hedgeTimeout,
+  "hedge-accounting": Hedging.hedgeAccounting,
   reserve: Limiter.reserve,
   "queue-bucket": Limiter.queueBucket,
   bulkhead: Queue.bulkhead,
@@ -80,7 +91,6 @@ export const runners: Readonly<Record<string, Runner>> = {
 
 const latency = "by design: how long an answer takes is decided by its length, so latency is no sign of load"
 const cubic = "by design: the curve is in absolute seconds and requests a second, far from quotas of three a minute"
-const later = (mechanism: string): string => `not implemented yet: ${mechanism}`
 
 const allFor = (reason: string, ...kinds: ReadonlyArray<string>): Readonly<Record<string, string>> =>
   Object.fromEntries(kinds.map((kind) => [kind, reason]))
@@ -98,19 +108,6 @@ export const reasons: Readonly<Record<string, string>> = {
   ...allFor(cubic, "cubic", "cubic-success"),
   "opening-attempts": "a kind of which we know no vector; openings in a row are covered by sequences of open times",
   note: "a remark, nothing to run",
-  ...allFor(
-    later("hedging"),
-    "timeout-hedge",
-    "hedge",
-    "hedge-stream",
-    "hedge-result",
-    "hedge-eligibility",
-    "hedge-percentile",
-    "hedge-budget",
-    "hedge-budget-load",
-    "hedge-timeout",
-    "hedge-accounting"
-  ),
   panic: "by design: when all targets are left out, one call at a time goes to the one that recovers first",
   "success-rate-outlier": "by design: small pools at low rates have no statistics; each target has its own circuit",
   "failure-accrual-ema": "by design: rates are over time; one over a number of requests never forgets",

@@ -21,7 +21,8 @@ const reasons: Readonly<Record<string, string>> = {
   first_token: "timeout:first"
 }
 
-const outcomeOf = (exit: Exit.Exit<unknown, unknown>): string => {
+/** How a limited effect ended, in the words of the vectors. */
+export const outcomeOf = (exit: Exit.Exit<unknown, unknown>): string => {
   if (Exit.isSuccess(exit)) return "success"
   if (Cause.hasInterruptsOnly(exit.cause)) return "interrupted"
   const error = Result.getOrThrow(Cause.findError(exit.cause))

@@ -846,7 +846,7 @@ export const settle = (engine: Engine, given: Grant, usage: Usage | "nothing-sen
       now
     )
     if (meter.learner !== undefined && typeof usage === "object") {
-      Meter.learn(meter, meter.learner, { _tag: "Succeeded", sentAt: given.at }, now)
+      Meter.served(meter, meter.learner, given.at, now)
     }
   }
   for (const account of given.accounts) {

@@ -69,10 +69,14 @@ import { isContentPart } from "./Timeouts.ts"
 export class Health extends Context.Service<Health, {
   /** Records how one attempt ended. */
   readonly record: (key: string, outcome: Outcome) => Effect.Effect<void>
+  /** Records how one attempt ended under all its keys at once: its target, its model, its key, its provider. */
+  readonly recordAll: (keys: ReadonlyArray<string>, outcome: Outcome) => Effect.Effect<void>
   /** Returns the score of a key from 0 to 100; one that was never used has the score that every key starts with. */
   readonly score: (key: string) => Effect.Effect<number>
   /** Returns the scores of many keys at one time, in their order. */
   readonly scores: (keys: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<number>>
+  /** Returns what a choice among many keys asks of each, at one time and in their order. */
+  readonly readings: (keys: ReadonlyArray<string>) => Effect.Effect<ReadonlyArray<Reading>>
   /** Returns all figures of a key, `undefined` when nothing is known about it. */
   readonly figures: (key: string) => Effect.Effect<Figures | undefined>
   /** Returns the figures of all keys, the worst score first. */
@@ -190,6 +194,23 @@ export interface Evidence {
   readonly consecutiveFailures: number
   /** Milliseconds since the latest outcome. */
   readonly idleMs: number
+}
+
+/**
+ * The few figures of a key that a choice among many of them rests on.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Reading {
+  /** From 0 to 100; of a key that was never used, the score that every key starts with. */
+  readonly score: number
+  /** The latest peak of the time to an answer, fading within seconds; 0 when nothing is known. See `cost`. */
+  readonly peakMs: number
+  /** Average time to the first content of a stream; `undefined` before the first one. */
+  readonly firstTokenMs: number | undefined
+  /** Average time between two generated tokens; `undefined` before any has been counted. */
+  readonly perTokenMs: number | undefined
 }
 
 /**
@@ -553,20 +574,46 @@ const make = (
 
   const scoreAt = (kept: Kept, now: number): number => scoreOf(Records.evidence(memory, kept.record, now))
 
-  const observe = (key: string, kept: Kept, now: number): Effect.Effect<void> => {
+  /** Notes what an outcome has changed; returns what there is to tell of it, after what others have to tell. */
+  const observe = (
+    key: string,
+    kept: Kept,
+    now: number,
+    told: Array<Change> | undefined
+  ): Array<Change> | undefined => {
     const score = scoreAt(kept, now)
     const status = nextStatus(kept.status, score)
     const falls = score < warnBelow && !kept.warned
     const { status: previous } = kept
     kept.status = status
     kept.warned = score < warnBelow || (kept.warned && score < warnBelow + hysteresis)
-    if (!falls && status === previous) return Effect.void
+    if (!falls && status === previous) return told
     const { lastError } = kept.record
-    const events: Array<Change> = []
+    const events = told ?? []
     if (falls) events.push({ _tag: "Warning", key, score, status, lastError, at: now })
     if (status !== previous) events.push({ _tag: "StatusChanged", key, score, status, previous, at: now })
-    return Effect.asVoid(PubSub.publishAll(changes, events))
+    return events
   }
+
+  const recordOne = (
+    key: string,
+    outcome: Outcome,
+    now: number,
+    told: Array<Change> | undefined
+  ): Array<Change> | undefined => {
+    if (outcome._tag === "Interrupted" || (outcome._tag === "Failure" && !isEvidence(outcome.error))) {
+      const kept = keys.peek(key, now)
+      if (kept !== undefined) kept.record.totals.ignored++
+      return told
+    }
+    const kept = keys.use(key, now)
+    if (outcome._tag === "Success") Records.recordSuccess(memory, kept.record, outcome, now)
+    else Records.recordFailure(memory, kept.record, outcome, now)
+    return observe(key, kept, now, told)
+  }
+
+  const tell = (events: ReadonlyArray<Change> | undefined): Effect.Effect<void> =>
+    events === undefined ? Effect.void : Effect.asVoid(PubSub.publishAll(changes, events))
 
   const view = (key: string, kept: Kept, now: number): Figures => {
     const score = scoreAt(kept, now)
@@ -578,27 +625,34 @@ const make = (
     return kept === undefined ? initialScore : scoreAt(kept, now)
   }
 
+  const unknown: Reading = { score: initialScore, peakMs: 0, firstTokenMs: undefined, perTokenMs: undefined }
+
+  const readingOf = (key: string, now: number): Reading => {
+    const kept = keys.peek(key, now)
+    if (kept === undefined) return unknown
+    const { record } = kept
+    return {
+      score: scoreAt(kept, now),
+      peakMs: Records.peak(record, now),
+      firstTokenMs: Records.firstTokenAverage(record),
+      perTokenMs: Records.perTokenAverage(record)
+    }
+  }
+
   return Health.of({
+    // A call records several outcomes, so each is a single step of its fiber.
     record: (key, outcome) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) => {
-        switch (outcome._tag) {
-          case "Success": {
-            const kept = keys.use(key, now)
-            Records.recordSuccess(memory, kept.record, outcome, now)
-            return observe(key, kept, now)
-          }
-          case "Failure": {
-            if (!isEvidence(outcome.error)) return ignore(keys.peek(key, now))
-            const kept = keys.use(key, now)
-            Records.recordFailure(memory, kept.record, outcome, now)
-            return observe(key, kept, now)
-          }
-          case "Interrupted":
-            return ignore(keys.peek(key, now))
-        }
+      Clock.clockWith((clock) => tell(recordOne(key, outcome, clock.currentTimeMillisUnsafe(), undefined))),
+    recordAll: (all, outcome) =>
+      Clock.clockWith((clock) => {
+        const now = clock.currentTimeMillisUnsafe()
+        let told: Array<Change> | undefined
+        for (const key of all) told = recordOne(key, outcome, now, told)
+        return tell(told)
       }),
     score: (key) => Effect.map(Clock.currentTimeMillis, (now) => scoreOfKey(key, now)),
     scores: (all) => Effect.map(Clock.currentTimeMillis, (now) => all.map((key) => scoreOfKey(key, now))),
+    readings: (all) => Effect.map(Clock.currentTimeMillis, (now) => all.map((key) => readingOf(key, now))),
     figures: (key) =>
       Effect.map(Clock.currentTimeMillis, (now) => {
         const kept = keys.peek(key, now)
@@ -612,11 +666,6 @@ const make = (
     resetAll: Effect.map(Clock.currentTimeMillis, keys.clear),
     changes: Stream.fromPubSub(changes)
   })
-}
-
-const ignore = (kept: Kept | undefined): Effect.Effect<void> => {
-  if (kept !== undefined) kept.record.totals.ignored++
-  return Effect.void
 }
 
 const hysteresis = 5

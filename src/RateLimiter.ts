@@ -79,8 +79,18 @@ export class RateLimiter extends Context.Service<RateLimiter, {
   readonly reserve: (request: Request) => Effect.Effect<Reservation, RateLimitError, Scope.Scope>
   /** Charges a request if it fits now and nobody goes first, and fails otherwise; never waits. */
   readonly tryReserve: (request: Request) => Effect.Effect<Reservation, RateLimitError, Scope.Scope>
+  /**
+   * Does what `tryReserve` does, without a scope and in half the time: whoever has the reservation has to `end` or
+   * `cancel` it, whatever happens, as an uninterruptible region and `Effect.onExit` make sure.
+   */
+  readonly take: (request: Request) => Effect.Effect<Reservation, RateLimitError>
   /** Foretells how long a request would wait, and charges nothing. */
   readonly waitFor: (request: Request) => Effect.Effect<Forecast>
+  /**
+   * Returns for each set of scopes the share of its tightest limit that is left now, from 0 to 1: of requests, tokens,
+   * input, output and concurrency. 1 where nothing is limited or nothing has been used. Charges nothing.
+   */
+  readonly headrooms: (sets: ReadonlyArray<Request["scopes"]>) => Effect.Effect<ReadonlyArray<number>>
   /** Takes in what a provider said about a scope. A scope that no request has named yet is left alone. */
   readonly observe: (key: string, observation: Observation) => Effect.Effect<void>
   /** Replaces the limits of a scope, whatever requests say, until `reset`; those who wait are looked at anew. */
@@ -182,6 +192,8 @@ export type Usage =
 export interface Reservation {
   /** Replaces the estimate by the usage; calls after the first change nothing. */
   readonly settle: (usage: Usage) => Effect.Effect<void>
+  /** Does what `settle` does, and gives the slots back at once instead of with the scope. */
+  readonly end: (usage: Usage) => Effect.Effect<void>
   /** Gives everything back, slots included, for a request that is not sent after all. */
   readonly cancel: Effect.Effect<void>
   /** How long it waited. */
@@ -651,20 +663,35 @@ const makeDesk = (
       return result
     })
 
+  const settle = (grant: Engine.Grant, usage: Usage): void => {
+    if (typeof usage === "object") {
+      amount("usage.input", usage.input)
+      amount("usage.output", usage.output)
+      amount("usage.cachedInput", usage.cachedInput)
+    }
+    tick()
+    Engine.settle(engine, grant, usage)
+  }
+
   const reservationOf = (grant: Engine.Grant): Reservation => ({
     settle: (usage) =>
       Effect.sync(() => {
         if (grant.settled) return
-        if (typeof usage === "object") {
-          amount("usage.input", usage.input)
-          amount("usage.output", usage.output)
-          amount("usage.cachedInput", usage.cachedInput)
-        }
-        tick()
-        Engine.settle(engine, grant, usage)
+        settle(grant, usage)
         finish()
       }),
-    cancel: step(() => giveBack(grant)),
+    end: (usage) =>
+      Effect.sync(() => {
+        if (grant.settled && grant.released) return
+        settle(grant, usage)
+        Engine.release(engine, grant)
+        finish()
+      }),
+    cancel: Effect.sync(() => {
+      tick()
+      giveBack(grant)
+      finish()
+    }),
     waited: grant.waitedMs === 0 ? Duration.zero : Duration.millis(grant.waitedMs),
     bindingDimension: grant.binding,
     grantedAt: engine.now.wall
@@ -706,6 +733,21 @@ const makeDesk = (
     finish()
   }
 
+  const take = (request: Request): Effect.Effect<Reservation, RateLimitError> =>
+    Effect.suspend(() => {
+      tick()
+      const outcome = Engine.reserve(engine, askOf(request, 0))
+      if (engine.done.length > 0 || engine.waiting > 0) finish()
+      switch (outcome._tag) {
+        case "Granted":
+          return Effect.succeed(reservationOf(outcome.grant))
+        case "Refused":
+          return Effect.fail(errorOf(request, outcome.refusal))
+        case "Waiting":
+          return Effect.die(new RangeError("RateLimiter: a request that may not wait has been queued"))
+      }
+    })
+
   const admit = (request: Request, queueing: boolean): Effect.Effect<Reservation, RateLimitError, Scope.Scope> =>
     Effect.uninterruptibleMask((restore) =>
       Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
@@ -743,7 +785,13 @@ const makeDesk = (
     service: {
       reserve: (request) => admit(request, true),
       tryReserve: (request) => admit(request, false),
+      take,
       waitFor: (request) => step(() => forecastOf(Engine.foresee(engine, askOf(request, 0)))),
+      headrooms: (sets) =>
+        Effect.sync(() => {
+          tick()
+          return sets.map((scopes) => Engine.headroom(engine, scopes))
+        }),
       observe: (key, observation) =>
         Effect.map(Random.next, (random) => {
           tick()

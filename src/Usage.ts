@@ -191,21 +191,35 @@ const decode = (options: Options): Decoded => {
 }
 
 const make = (options: Decoded): Usage["Service"] => {
-  const models = new Map<string, Statistics>()
-  const find = (target: Target): Statistics => models.get(`${target.provider}/${target.model}`) ?? empty
+  const models = new Map<string, Model>()
+  let latest: Model | undefined
+  const keyOf = (target: Target): string => `${target.provider}/${target.model}`
+
+  const use = (target: Target): Model => {
+    const key = keyOf(target)
+    const known = models.get(key)
+    if (known !== undefined && known === latest) return known
+    const model = known ?? modelOf(empty)
+    // Deleting first makes this the model used last; the one used longest ago is the first of the map.
+    models.delete(key)
+    models.set(key, model)
+    if (models.size > maxModels) { for (const oldest of models.keys()) if (models.delete(oldest)) break }
+    latest = model
+    return model
+  }
+
   return Usage.of({
     estimate: (request, target) =>
-      Effect.map(Requests.prepare(request), (prepared) => estimateWith(options, prepared, target, find(target))),
-    record: (sample) =>
+      Effect.map(
+        Requests.prepare(request),
+        (prepared) => estimateWith(options, prepared, target, models.get(keyOf(target)) ?? empty)
+      ),
+    record: ({ estimate, target, usage }) => Effect.sync(() => learn(use(target), usage, estimate)),
+    statistics: (target) =>
       Effect.sync(() => {
-        const key = `${sample.target.provider}/${sample.target.model}`
-        const next = update(find(sample.target), sample.usage, sample.estimate)
-        // Deleting first makes this the model used last; the one used longest ago is the first of the map.
-        models.delete(key)
-        models.set(key, next)
-        if (models.size > maxModels) { for (const oldest of models.keys()) if (models.delete(oldest)) break }
-      }),
-    statistics: (target) => Effect.sync(() => find(target))
+        const model = models.get(keyOf(target))
+        return model === undefined ? empty : statisticsOf(model)
+      })
   })
 }
 
@@ -293,7 +307,7 @@ const estimateWith = (
   options: Decoded,
   request: Requests.Prepared,
   target: Target,
-  statistics: Statistics
+  statistics: Known
 ): Estimate => {
   const counter = options.tokenizer?.counter(target)
   const weight = weigh(request, counter)
@@ -311,10 +325,10 @@ const output = (
   options: Decoded,
   limit: number | undefined,
   target: Target,
-  statistics: Statistics
+  statistics: Known
 ): number => {
   const most = limit ?? target.maxOutputTokens ?? Number.POSITIVE_INFINITY
-  if (options.strategy(target) === "observed" && statistics.outputs.length >= options.minSamples) {
+  if (options.strategy(target) === "observed" && statistics.sorted.length >= options.minSamples) {
     return Math.max(1, Math.min(most, Math.ceil(quantile(statistics, options.quantile) * options.margin)))
   }
   return limit ?? Math.min(most, options.defaultOutput)
@@ -502,16 +516,58 @@ const defaults: Decoded = decode({})
  * @category combinators
  * @since 0.1.0
  */
-export const update = (statistics: Statistics, usage: Response.Usage, estimate?: Estimate): Statistics =>
-  calibrate(remember(statistics, usage.outputTokens.total), usage.inputTokens.total, estimate)
+export const update = (statistics: Statistics, usage: Response.Usage, estimate?: Estimate): Statistics => {
+  const model = modelOf(statistics)
+  learn(model, usage, estimate)
+  return statisticsOf(model)
+}
 
-const remember = (statistics: Statistics, output: number | undefined): Statistics => {
-  if (output === undefined || !(output >= 0)) return statistics
-  const outputs = [...statistics.outputs, output]
-  const sorted = [...statistics.sorted]
-  if (outputs.length > remembered) sorted.splice(rank(sorted, outputs.shift() ?? 0), 1)
-  sorted.splice(rank(sorted, output), 0, output)
-  return { ...statistics, outputs, sorted }
+type Known = Pick<Statistics, "sorted" | "counted" | "reported">
+
+/** Statistics that are updated in place, because every call does so. */
+interface Model {
+  /** The last outputs: in order until there are `remembered` of them, and then the oldest at `next`. */
+  readonly outputs: Array<number>
+  readonly sorted: Array<number>
+  next: number
+  counted: number
+  reported: number
+}
+
+const modelOf = ({ counted, outputs, reported, sorted }: Statistics): Model => ({
+  outputs: outputs.slice(),
+  sorted: sorted.slice(),
+  next: 0,
+  counted,
+  reported
+})
+
+const statisticsOf = ({ counted, next, outputs, reported, sorted }: Model): Statistics => ({
+  outputs: [...outputs.slice(next), ...outputs.slice(0, next)],
+  sorted: sorted.slice(),
+  counted,
+  reported
+})
+
+const learn = (model: Model, usage: Response.Usage, estimate: Estimate | undefined): void => {
+  remember(model, usage.outputTokens.total)
+  calibrate(model, usage.inputTokens.total, estimate)
+}
+
+const remember = (model: Model, output: number | undefined): void => {
+  if (output === undefined || !(output >= 0)) return
+  const { outputs, sorted } = model
+  let gap = outputs.length
+  if (gap < remembered) outputs.push(output)
+  else {
+    gap = rank(sorted, outputs[model.next] ?? 0)
+    outputs[model.next] = output
+    model.next = (model.next + 1) % remembered
+  }
+  // The gap moves to where the new value belongs.
+  for (; gap > 0 && (sorted[gap - 1] ?? 0) > output; gap--) sorted[gap] = sorted[gap - 1] ?? 0
+  for (; gap + 1 < sorted.length && (sorted[gap + 1] ?? 0) < output; gap++) sorted[gap] = sorted[gap + 1] ?? 0
+  sorted[gap] = output
 }
 
 /** Index of the first value that is not smaller. */
@@ -526,19 +582,12 @@ const rank = (sorted: ReadonlyArray<number>, value: number): number => {
   return low
 }
 
-const calibrate = (
-  statistics: Statistics,
-  reported: number | undefined,
-  estimate: Estimate | undefined
-): Statistics => {
-  if (estimate === undefined || estimate.exact || estimate.attachments > 0 || !(estimate.text > 0)) return statistics
-  if (reported === undefined || !(reported > 0)) return statistics
-  return {
-    ...statistics,
-    counted: statistics.counted * memory + estimate.text,
-    // One absurd figure must not undo what hundreds taught.
-    reported: statistics.reported * memory + clamp(reported, estimate.text / 10, estimate.text * 10)
-  }
+const calibrate = (model: Model, reported: number | undefined, estimate: Estimate | undefined): void => {
+  if (estimate === undefined || estimate.exact || estimate.attachments > 0 || !(estimate.text > 0)) return
+  if (reported === undefined || !(reported > 0)) return
+  model.counted = model.counted * memory + estimate.text
+  // One absurd figure must not undo what hundreds taught.
+  model.reported = model.reported * memory + clamp(reported, estimate.text / 10, estimate.text * 10)
 }
 
 const clamp = (value: number, low: number, high: number): number => Math.min(high, Math.max(low, value))
@@ -549,7 +598,8 @@ const clamp = (value: number, low: number, high: number): number => Math.min(hig
  * @category combinators
  * @since 0.1.0
  */
-export const ratio = (statistics: Statistics): number => clamp(statistics.reported / statistics.counted, 0.25, 8)
+export const ratio = (statistics: Pick<Statistics, "counted" | "reported">): number =>
+  clamp(statistics.reported / statistics.counted, 0.25, 8)
 
 /**
  * Returns the output that a share of the remembered replies did not exceed; 0 when there is none.
@@ -557,7 +607,7 @@ export const ratio = (statistics: Statistics): number => clamp(statistics.report
  * @category combinators
  * @since 0.1.0
  */
-export const quantile = (statistics: Statistics, share: number): number =>
+export const quantile = (statistics: Pick<Statistics, "sorted">, share: number): number =>
   statistics.sorted[Math.max(0, Math.ceil(share * statistics.sorted.length - 1e-9) - 1)] ?? 0
 
 // ---------------------------------------------------------------------------------------------------------------------

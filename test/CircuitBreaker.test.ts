@@ -275,6 +275,25 @@ describe("a half-open circuit", () => {
       assert.strictEqual(yield* statusOf(breaker), "open")
     }))
 
+  it.effect("a permit taken without a scope is told of like any other, and holds its slot until then", () =>
+    Effect.gen(function*() {
+      const breaker = yield* CircuitBreaker.make({ ...single, open: "10 seconds" })
+      const first = yield* breaker.take("k")
+      assert.isFalse(first.isProbe)
+      yield* first.failure("server_error")
+      assert.strictEqual((yield* Effect.flip(breaker.take("k"))).reason, "circuit_open")
+      yield* TestClock.adjust("10 seconds")
+      const probe = yield* breaker.take("k")
+      assert.isTrue(probe.isProbe)
+      assert.strictEqual(
+        (yield* Effect.flip(breaker.take("k"))).detail,
+        "probing after 1 consecutive failure, the last: server_error"
+      )
+      yield* probe.ignored
+      yield* (yield* breaker.take("k")).success
+      assert.strictEqual(yield* statusOf(breaker), "closed")
+    }))
+
   it.effect("lets only the first word of a permit count", () =>
     Effect.gen(function*() {
       const breaker = yield* halfOpen()

@@ -493,6 +493,72 @@ describe("keys", () => {
   )
 
   rule(
+    "of one attempt are recorded at once, as one by one",
+    Effect.gen(function*() {
+      const health = yield* Health.Health
+      const streamed = Health.success({ durationMs: 3000, firstTokenMs: 1000, outputTokens: 100 })
+      const mine = Health.failure(error("permanent"), { durationMs: 5 })
+      for (const outcome of [streamed, bad, mine, Health.interrupted]) {
+        yield* TestClock.adjust("1 second")
+        yield* health.recordAll(["a", "b"], outcome)
+        yield* health.record("c", outcome)
+      }
+      const [a, b, c] = yield* Effect.forEach(["a", "b", "c"], (key) => health.figures(key))
+      assert.deepStrictEqual({ ...a, key: "" }, { ...c, key: "" })
+      assert.deepStrictEqual({ ...b, key: "" }, { ...c, key: "" })
+      assert.deepInclude(a, { requests: 2, ignored: 2 })
+      yield* health.recordAll([], streamed)
+      assert.strictEqual(yield* health.resetAll, 3)
+    })
+  )
+
+  rule(
+    "of one attempt that become worse together are all told of",
+    Effect.gen(function*() {
+      const health = yield* Health.Health
+      const fiber = yield* Effect.forkChild(Stream.runCollect(Stream.take(health.changes, 6)))
+      yield* Effect.yieldNow
+      for (let call = 0; call < 20; call++) yield* health.recordAll(["a", "b"], bad)
+      const events = yield* Fiber.join(fiber)
+      assert.deepStrictEqual(
+        events.map((event) => [event.key, event._tag, event.status]),
+        [
+          ["a", "Warning", "degraded"],
+          ["a", "StatusChanged", "degraded"],
+          ["b", "Warning", "degraded"],
+          ["b", "StatusChanged", "degraded"],
+          ["a", "StatusChanged", "critical"],
+          ["b", "StatusChanged", "critical"]
+        ]
+      )
+    })
+  )
+
+  rule(
+    "are read together, and those that are not known read as new ones",
+    Effect.gen(function*() {
+      const health = yield* Health.Health
+      yield* health.record("streams", Health.success({ durationMs: 3000, firstTokenMs: 1000, outputTokens: 100 }))
+      yield* health.record("streams", Health.success({ durationMs: 5000, firstTokenMs: 2000, outputTokens: 100 }))
+      yield* health.record("fails", bad)
+      yield* TestClock.adjust("10 seconds")
+      const readings = yield* health.readings(["fails", "new", "streams"])
+      assert.deepStrictEqual(readings.map((_) => _.score), yield* health.scores(["fails", "new", "streams"]))
+      const [fails, unknown, streams] = readings
+      assert.deepStrictEqual(unknown, {
+        score: initialScore,
+        peakMs: 0,
+        firstTokenMs: undefined,
+        perTokenMs: undefined
+      })
+      assert.deepInclude(streams, { firstTokenMs: 1500, perTokenMs: 25 })
+      assert.closeTo(streams?.peakMs ?? 0, 2000 / Math.E, 1e-6)
+      assert.deepInclude(fails, { firstTokenMs: undefined, perTokenMs: undefined })
+      assert.strictEqual(fails?.peakMs, (yield* health.figures("fails"))?.peakMs)
+    })
+  )
+
+  rule(
     "that are not used for an hour are forgotten",
     Effect.gen(function*() {
       const health = yield* Health.Health

@@ -64,6 +64,59 @@ describe("RateLimiter", () => {
       assert.include(error.message, "inputTokens of group:acme asks for 101")
     }).pipe(Effect.provide(RateLimiter.layerMemory())))
 
+  it.effect("a reservation taken without a scope is charged like any other, until it is ended or cancelled", () =>
+    Effect.gen(function*() {
+      const service = yield* limiter
+      const scopes = scopesOf({ concurrency: 1, tokens: { limit: 100, per: "1 minute" } })
+      const request = { scopes, tokens: { input: 40, output: 10 } }
+      const first = yield* service.take(request)
+      assert.strictEqual((yield* Effect.flip(service.take(request))).reason, "concurrency")
+      yield* first.end({ input: 40, output: 40 })
+      yield* first.end({ input: 0, output: 0 })
+      assert.strictEqual((yield* Effect.flip(service.take(request))).reason, "rate_limit")
+      const small = { scopes, tokens: { input: 10, output: 0 } }
+      yield* (yield* service.take(small)).cancel
+      const settled = yield* service.take(small)
+      yield* settled.settle({ input: 5, output: 0 })
+      assert.deepInclude(yield* snapshotOf("scope"), { inFlight: 1, settledTokens: 85 })
+      yield* settled.end("unknown")
+      assert.deepInclude(yield* snapshotOf("scope"), { inFlight: 0, reservedTokens: 0, settledTokens: 85, granted: 3 })
+    }).pipe(Effect.provide(RateLimiter.layerMemory())))
+
+  it.effect("the end of a reservation without a scope wakes whoever waits for its slot", () =>
+    Effect.gen(function*() {
+      const service = yield* limiter
+      const scopes = scopesOf({ concurrency: 1 })
+      const first = yield* service.take({ scopes })
+      const fiber = yield* Effect.forkChild(Effect.scoped(service.reserve({ scopes })))
+      yield* TestClock.adjust("1 second")
+      assert.isUndefined(fiber.pollUnsafe())
+      yield* first.end("unknown")
+      assert.strictEqual(millis(yield* Fiber.join(fiber)), 1000)
+    }).pipe(Effect.provide(RateLimiter.layerMemory())))
+
+  it.effect("the headroom of scopes is what their tightest limit has left, and reading it charges nothing", () =>
+    Effect.gen(function*() {
+      const service = yield* limiter
+      const wide = { key: "wide", limits: { requests: { limit: 10, per: "1 minute" } } } as const
+      const tight = {
+        key: "tight",
+        limits: { inputTokens: { limit: 100, per: "1 minute" }, concurrency: 4, minInterval: "1 second" }
+      } as const
+      const sets = [[wide], [wide, tight], [tight], [{ key: "never named", limits: wide.limits }], []]
+      assert.deepStrictEqual(yield* service.headrooms(sets), [1, 1, 1, 1, 1])
+      assert.deepStrictEqual(yield* service.snapshot, [])
+      const held = yield* service.take({ scopes: [wide, tight], tokens: { input: 10, output: 1000 } })
+      assert.deepStrictEqual(yield* service.headrooms(sets), [0.9, 0.75, 0.75, 1, 1])
+      yield* held.end({ input: 90, output: 1000 })
+      assert.deepStrictEqual(yield* service.headrooms(sets), [0.9, 0.1, 0.1, 1, 1])
+      yield* TestClock.adjust("30 seconds")
+      assert.deepStrictEqual(yield* service.headrooms(sets), [1, 0.6, 0.6, 1, 1])
+      yield* service.observe("wide", { refused: { dimension: "requests", retryAfter: Duration.seconds(5) } })
+      assert.deepStrictEqual((yield* service.headrooms(sets)).slice(0, 3), [0, 0, 0.6])
+      assert.strictEqual((yield* snapshotOf("wide")).granted, 1)
+    }).pipe(Effect.provide(RateLimiter.layerMemory())))
+
   it.effect("T11: no estimate is needed where no tokens are limited", () =>
     Effect.gen(function*() {
       const held = yield* hold({ scopes: scopesOf({ requests: { limit: 1, per: "1 minute" } }) })

@@ -198,6 +198,18 @@ describe("Usage with observed output", () => {
       assert.strictEqual((yield* service.statistics(model(1))).outputs.length, 1)
     })))
 
+  it.effect("what a service has learnt is what its samples teach one by one", () =>
+    memory(Effect.gen(function*() {
+      const service = yield* Usage.Usage
+      const outputs = Array.from({ length: 600 }, (_, index) => (index * 7919) % 257)
+      yield* replies(outputs)
+      const statistics = yield* service.statistics(groq)
+      assert.deepStrictEqual(statistics.outputs, outputs.slice(-256))
+      assert.deepStrictEqual(statistics.sorted, outputs.slice(-256).toSorted((a, b) => a - b))
+      const expected = outputs.reduce((before, output) => Usage.update(before, usage({ output })), Usage.empty)
+      assert.deepStrictEqual({ ...statistics, reported: 0, counted: 0 }, { ...expected, reported: 0, counted: 0 })
+    })))
+
   it.prop(
     "at least 95 % of the remembered replies fit the 95th percentile, and no smaller reply would do",
     { sizes: Schema.NonEmptyArray(whole(0, 10_000)) },

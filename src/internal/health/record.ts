@@ -268,6 +268,18 @@ export const evidence = (memory: Memory, state: State, now: number): Evidence =>
   }
 }
 
+/** @internal */
+export const peak = (state: State, now: number): number => Average.readPeak(state.peak, peakMs, now)
+
+/** @internal */
+export const firstTokenAverage = (state: State): number | undefined => average(state, firstTokenSum, firstTokenWeight)
+
+/** @internal */
+export const perTokenAverage = (state: State): number | undefined => {
+  const tokens = sum(state, generatedTokens)
+  return tokens === 0 ? undefined : sum(state, generatedSeconds) * 1000 / tokens
+}
+
 /** Median, 95th and 99th percentile. */
 const shares = [0.5, 0.95, 0.99]
 
@@ -307,7 +319,7 @@ export const figures = (memory: Memory, state: State, now: number) => {
     firstTokenP95Ms,
     firstTokenP99Ms,
     tokensPerSecond: average(state, generatedTokens, generatedSeconds),
-    peakMs: Average.readPeak(state.peak, peakMs, now),
+    peakMs: peak(state, now),
     lastSuccessAt: state.lastSuccessAt,
     lastError: state.lastError,
     since: state.since,

@@ -214,6 +214,23 @@ export const hasSlots = (account: Account, wanted: number, keptShare: number): b
 }
 
 /**
+ * Returns the share of the tightest limit that is left, from 0 to 1. A minimum interval is no limit of an amount.
+ *
+ * @internal
+ */
+export const headroom = (account: Account, now: Meter.Now): number => {
+  let least = 1
+  for (const meter of account.meters) {
+    if (meter.dimension === "interval") continue
+    if (meter.blockedUntil > now.mono) return 0
+    least = Math.min(least, Meter.available(meter, now) / Meter.capacity(meter))
+  }
+  const limit = slots(account)
+  if (limit !== Number.POSITIVE_INFINITY) least = Math.min(least, (limit - account.inFlight) / limit)
+  return least > 0 ? least : 0
+}
+
+/**
  * Returns whether forgetting the account changes nothing: it is at rest and everything has come back.
  *
  * @internal

@@ -239,6 +239,20 @@ export const foresee = (engine: Engine, ask: Ask): Refusal => {
   return foundRefusal(engine, accounts, wanted)
 }
 
+/**
+ * Returns the share of the tightest limit of all these scopes that is left; nothing is used of a scope nobody has named.
+ *
+ * @internal
+ */
+export const headroom = (engine: Engine, scopes: Ask["scopes"]): number => {
+  let least = 1
+  for (const { key } of scopes) {
+    const account = engine.accounts.get(key)
+    if (account !== undefined) least = Math.min(least, Account.headroom(account, engine.now))
+  }
+  return least
+}
+
 /** What `found` says, as the refusal of a request that does not wait. */
 const foundRefusal = (
   engine: Engine,
@@ -846,7 +860,7 @@ export const settle = (engine: Engine, given: Grant, usage: Usage | "nothing-sen
       now
     )
     if (meter.learner !== undefined && typeof usage === "object") {
-      Meter.learn(meter, meter.learner, { _tag: "Succeeded", sentAt: given.at }, now)
+      Meter.served(meter, meter.learner, given.at, now)
     }
   }
   for (const account of given.accounts) {

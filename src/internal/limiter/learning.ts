@@ -46,18 +46,19 @@ export interface State {
   readonly refused: number
   readonly startedAt: number
   readonly decreasedAt: number
-  readonly grownAt: number
+  /** Only this and what is counted of admissions below may be changed in place. */
+  grownAt: number
   readonly resumeAt: number
   readonly holdMs: number
   readonly heldUntil: number
   /** Units and requests admitted since the last decrease and not refused. */
-  readonly units: number
-  readonly requests: number
+  units: number
+  requests: number
   /** Milliseconds since the last decrease that stated waits take up. */
   readonly pausedMs: number
   /** Units sent, forgotten exponentially. */
-  readonly recent: number
-  readonly countedAt: number
+  recent: number
+  countedAt: number
 }
 
 /** @internal */
@@ -131,7 +132,7 @@ export const initial = (options: Options, now: number): State => ({
 const memoryMs = (options: Options): number => Math.min(60_000, Math.max(10_000, options.windowMs / 6))
 
 const decayed = (options: Options, state: State, now: number): number =>
-  state.recent * Math.exp(-Math.max(0, now - state.countedAt) / memoryMs(options))
+  now <= state.countedAt ? state.recent : state.recent * Math.exp((state.countedAt - now) / memoryMs(options))
 
 /**
  * Returns the units a window that were sent of late.
@@ -160,17 +161,43 @@ export const boundByMeasured = (rate: number, measured: number): number => Math.
 export const resumeAt = (now: number, waitMs: number, random: number): number =>
   now + waitMs + random * Math.min(10_000, Math.max(100, waitMs * 0.1))
 
+// What nearly every call does to every limit is done in place: a copy of the state would cost more than all the rest.
+
+/**
+ * Takes an `Admitted` in.
+ *
+ * @internal
+ */
+export const admit = (options: Options, state: State, cost: number, now: number): void => {
+  state.units += cost
+  state.requests++
+  state.recent = decayed(options, state, now) + cost
+  state.countedAt = Math.max(now, state.countedAt)
+}
+
+/**
+ * Takes a `Succeeded` in, when so little of the limit is in use that it cannot grow; returns whether that was so.
+ *
+ * @internal
+ */
+export const stay = (options: Options, state: State, now: number): boolean => {
+  const memory = memoryMs(options)
+  const age = Math.max(1000, now - state.startedAt)
+  // At least what `measured` returns, because 1 - exp(-x) >= x / (1 + x), and without an exponential.
+  const most = state.recent * options.windowMs * (memory + age) / (memory * age)
+  if (most >= usedShare * state.limit) return false
+  state.grownAt = now
+  return true
+}
+
 /** @internal */
 export const step = (options: Options, state: State, event: Event, now: number): readonly [State, Decision] => {
   switch (event._tag) {
-    case "Admitted":
-      return keep({
-        ...state,
-        units: state.units + event.cost,
-        requests: state.requests + 1,
-        recent: decayed(options, state, now) + event.cost,
-        countedAt: Math.max(now, state.countedAt)
-      })
+    case "Admitted": {
+      const next = { ...state }
+      admit(options, next, event.cost, now)
+      return keep(next)
+    }
     case "Succeeded":
       return keep(grow(options, state, event.sentAt, now))
     case "Throttled":

@@ -224,7 +224,7 @@ export const resetAfter = (meter: Meter, now: Now): number => waitForLevel(meter
 /** @internal */
 export const charge = (meter: Meter, amount: number, now: Now): Stamp => {
   note(meter, amount, now)
-  if (meter.learner !== undefined) learn(meter, meter.learner, { _tag: "Admitted", cost: amount }, now)
+  if (meter.learner !== undefined) Learning.admit(meter.learner.options, meter.learner.state, amount, now.mono)
   return take(meter, amount, now)
 }
 
@@ -317,6 +317,17 @@ export const learn = (meter: Meter, learner: Learner, event: Learning.Event, now
     meter.bucket.level = Math.min(meter.bucket.level, 0)
     // Nothing is saved up during the wait either: who waited resumes evenly, not in a burst.
     meter.bucket.at = Math.max(meter.bucket.at, meter.blockedUntil)
+  }
+}
+
+/**
+ * Lets the learner see that the provider has served a request.
+ *
+ * @internal
+ */
+export const served = (meter: Meter, learner: Learner, sentAt: number, now: Now): void => {
+  if (!Learning.stay(learner.options, learner.state, now.mono)) {
+    learn(meter, learner, { _tag: "Succeeded", sentAt }, now)
   }
 }
 

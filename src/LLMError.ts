@@ -183,7 +183,20 @@ export const Skipped = Schema.Struct({
   /** Target id. */
   target: Schema.String,
   /** Why it could not be used. */
-  why: Schema.Literals(["cooldown", "circuit", "limit", "throttle", "failed", "spent", "context_window"]),
+  why: Schema.Literals([
+    "cooldown",
+    "circuit",
+    "limit",
+    "throttle",
+    "failed",
+    "spent",
+    "context_window",
+    "capability",
+    "prefill",
+    "tags",
+    "tenant",
+    "service"
+  ]),
   /** Milliseconds until it may be used again, when that is known. */
   remainingMs: Schema.optionalKey(Schema.Number)
 })
@@ -211,8 +224,13 @@ export const Attempt = Schema.Struct({
   target: Schema.String,
   provider: Schema.String,
   model: Schema.String,
-  /** Why this target was chosen. */
-  chosen: Schema.Literals(["first", "retry", "next", "earliest"]),
+  /**
+   * Why this target was chosen: by the strategy as the `first` or, after a failure, as the `next` one; for a `retry`; as
+   * the one with the `earliest` capacity; or for a second request beside a slow one, a `hedge`.
+   */
+  chosen: Schema.Literals(["first", "retry", "next", "earliest", "hedge"]),
+  /** Name of the strategy that chose it, unless the targets are taken in their order. */
+  strategy: Schema.optionalKey(Schema.String),
   startedMs: Schema.Number,
   waitedMs: Schema.Number,
   durationMs: Schema.Number,
@@ -224,6 +242,8 @@ export const Attempt = Schema.Struct({
   requestId: Schema.optionalKey(Schema.String),
   retryAfterMs: Schema.optionalKey(Schema.Number),
   maybeBilled: Schema.Boolean,
+  /** US dollars, when the target has prices and the provider reported usage. */
+  cost: Schema.optionalKey(Schema.Number),
   /** Targets that were passed over for this attempt. */
   skipped: Schema.Array(Skipped)
 })

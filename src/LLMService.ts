@@ -28,7 +28,7 @@ import { about } from "./internal/call/about.ts"
 import { adapterOf } from "./internal/call/adapterOf.ts"
 import * as Completions from "./internal/call/completion.ts"
 import * as Requests from "./internal/call/request.ts"
-import type { Attempt, LLMError } from "./LLMError.ts"
+import type { Attempt, ErrorClass, LLMError, Reason } from "./LLMError.ts"
 import * as Provider from "./Provider.ts"
 import type { Tags, Target } from "./Target.ts"
 import * as Timeouts from "./Timeouts.ts"
@@ -155,8 +155,10 @@ export interface Completion {
   readonly requestId: string | undefined
   /** Every attempt of the call; the last one is the success. */
   readonly attempts: ReadonlyArray<Attempt>
-  /** US dollars for the answering attempt, when the target has prices and the provider reported usage. */
+  /** US dollars for all attempts, as far as targets have prices and providers reported usage. */
   readonly cost: number | undefined
+  /** Whether providers may have billed more: an attempt failed or was cancelled after it may have been executed. */
+  readonly costAtLeast: boolean
   readonly timings: Timings
 }
 
@@ -190,7 +192,15 @@ export type ContentPart =
   | Response.UrlSourcePart
 
 /**
- * A part of a streamed answer.
+ * A part of a streamed answer, as a router hands it over.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export type StreamPart = ProviderPart | RestartedPart
+
+/**
+ * A part of a streamed answer of one provider.
  *
  * **Details**
  *
@@ -200,7 +210,7 @@ export type ContentPart =
  * @category models
  * @since 0.1.0
  */
-export type StreamPart =
+export type ProviderPart =
   | Response.ResponseMetadataPart
   | Response.TextStartPart
   | Response.TextDeltaPart
@@ -216,6 +226,29 @@ export type StreamPart =
   | Response.DocumentSourcePart
   | Response.UrlSourcePart
   | Response.FinishPart
+
+/**
+ * Says that the answer begins anew: what was handed over before it belongs to an attempt that broke, and is void.
+ *
+ * **Details**
+ *
+ * Only a stream with the policy `restart` has such parts. All blocks that were open are over.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface RestartedPart {
+  readonly type: "restarted"
+  /** Target whose answer broke. */
+  readonly from: string
+  /** Target whose answer follows. */
+  readonly target: string
+  /** Why it broke. */
+  readonly errorClass: ErrorClass
+  readonly reason: Reason
+  /** Characters of text that are void. */
+  readonly discarded: number
+}
 
 /**
  * Provides an `LLMService` that sends every call to one target, once, without any policy.
@@ -242,28 +275,34 @@ export const layerProvider = (target: Target): Layer.Layer<LLMService, never, Pr
       const adapter = adapterOf(provider, target)
       return LLMService.of({
         complete: (request) =>
-          Effect.flatMap(Effect.zip(Requests.prepare(request), started(target)), ([prepared, record]) => {
-            const reply = adapter.complete(target, prepared)
-            return Effect.map(
-              prepared.deadline === undefined ? reply : Timeouts.total(reply, prepared.deadline, about(target)),
-              (reply) => Completions.make(target, reply, ...record())
-            )
-          }),
+          Effect.flatMap(
+            Effect.zip(Effect.fromResult(Requests.prepare(request)), started(target)),
+            ([prepared, record]) => {
+              const reply = adapter.complete(target, prepared)
+              return Effect.map(
+                prepared.deadline === undefined ? reply : Timeouts.total(reply, prepared.deadline, about(target)),
+                (reply) => Completions.make(target, reply, ...record())
+              )
+            }
+          ),
         stream: (request) =>
           Stream.unwrap(
-            Effect.map(Effect.zip(Requests.prepare(request), started(target)), ([prepared, record]) => {
-              const parts = adapter.stream(target, prepared)
-              return Stream.map(
-                prepared.deadline === undefined
-                  ? parts
-                  : Timeouts.stream(parts, {
-                    total: prepared.deadline,
-                    isContent: Timeouts.isContentPart,
-                    context: about(target)
-                  }),
-                (part) => part.type === "finish" ? Completions.annotateFinish(part, target, ...record()) : part
-              )
-            })
+            Effect.map(
+              Effect.zip(Effect.fromResult(Requests.prepare(request)), started(target)),
+              ([prepared, record]) => {
+                const parts = adapter.stream(target, prepared)
+                return Stream.map(
+                  prepared.deadline === undefined
+                    ? parts
+                    : Timeouts.stream(parts, {
+                      total: prepared.deadline,
+                      isContent: Timeouts.isContentPart,
+                      context: about(target)
+                    }),
+                  (part) => part.type === "finish" ? Completions.annotateFinish(part, target, ...record()) : part
+                )
+              }
+            )
           )
       })
     })

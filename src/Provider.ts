@@ -50,7 +50,7 @@ import * as HttpClient from "effect/http/HttpClient"
 import * as Layer from "effect/Layer"
 import type * as Stream from "effect/Stream"
 import type { LLMError } from "./LLMError.ts"
-import type { CompletionRequest, ContentPart, StreamPart } from "./LLMService.ts"
+import type { CompletionRequest, ContentPart, ProviderPart } from "./LLMService.ts"
 import * as Anthropic from "./providers/Anthropic.ts"
 import * as AzureOpenAi from "./providers/AzureOpenAi.ts"
 import * as OpenAiCompatible from "./providers/OpenAiCompatible.ts"
@@ -85,7 +85,7 @@ export interface Reply {
  */
 export interface Adapter {
   readonly complete: (target: Target, request: CompletionRequest) => Effect.Effect<Reply, LLMError>
-  readonly stream: (target: Target, request: CompletionRequest) => Stream.Stream<StreamPart, LLMError>
+  readonly stream: (target: Target, request: CompletionRequest) => Stream.Stream<ProviderPart, LLMError>
 }
 
 export {

@@ -41,17 +41,22 @@
  *
  * @since 0.1.0
  */
+import type * as Effect from "effect/Effect"
 import type * as HttpClient from "effect/http/HttpClient"
 import * as Layer from "effect/Layer"
 import * as CircuitBreaker from "./CircuitBreaker.ts"
 import * as ClientThrottle from "./ClientThrottle.ts"
 import * as Cooldown from "./Cooldown.ts"
+import * as Events from "./Events.ts"
 import * as Health from "./Health.ts"
+import * as Hedging from "./Hedging.ts"
+import type { LLMError } from "./LLMError.ts"
 import type { LLMService } from "./LLMService.ts"
 import * as Provider from "./Provider.ts"
 import * as RateLimiter from "./RateLimiter.ts"
 import * as RetryBudget from "./RetryBudget.ts"
 import * as Router from "./Router.ts"
+import type { Target } from "./Target.ts"
 import * as Usage from "./Usage.ts"
 
 /**
@@ -69,6 +74,12 @@ export interface Options extends Router.Options, MemoryOptions {
    * @default no requests are shed
    */
   readonly throttle?: ClientThrottle.Options | undefined
+  /**
+   * Whether a request that takes longer than most is joined by a second one at another target, and by which rule.
+   *
+   * @default no requests are hedged
+   */
+  readonly hedge?: Hedging.Options | undefined
 }
 
 /**
@@ -91,21 +102,15 @@ export interface MemoryOptions {
 }
 
 /**
- * Services that keep the state of all calls.
+ * Services that keep the state of all calls, and tell what happens to them.
  *
  * @category services
  * @since 0.1.0
  */
-export type State =
-  | Cooldown.Cooldown
-  | RateLimiter.RateLimiter
-  | Usage.Usage
-  | CircuitBreaker.CircuitBreaker
-  | Health.Health
-  | RetryBudget.RetryBudget
+export type State = Router.State | Events.Events
 
 /**
- * Provides all services that keep state, in the process.
+ * Provides all services that keep state, in the process, and the events.
  *
  * **When to use**
  *
@@ -121,11 +126,12 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<State> =>
     Usage.layer(options.usage),
     CircuitBreaker.layerMemory(options.circuit),
     Health.layerMemory(options.health),
-    RetryBudget.layerMemory(options.retryBudget)
+    RetryBudget.layerMemory(options.retryBudget),
+    Events.layer
   )
 
 /**
- * Provides an `LLMService` over targets, and the services that keep its state.
+ * Provides an `LLMService` and a `Router` over targets, and the services that keep their state.
  *
  * **Gotchas**
  *
@@ -134,9 +140,82 @@ export const layerMemory = (options: MemoryOptions = {}): Layer.Layer<State> =>
  * @category layers
  * @since 0.1.0
  */
-export const layer = (options: Options): Layer.Layer<LLMService | State, never, HttpClient.HttpClient> =>
-  Router.layer(options).pipe(
+export const layer = (
+  options: Options
+): Layer.Layer<LLMService | Router.Router | State, never, HttpClient.HttpClient> =>
+  around(options, Router.layer(options)).pipe(Layer.provide(Provider.layerWith(options.providers ?? {})))
+
+/**
+ * Provides a `Router` for effects alone, and the services that keep its state; needs no HTTP client.
+ *
+ * **When to use**
+ *
+ * Use with `protect` and `Router.execute`, to call vendors' SDKs or any other services under the same policies.
+ *
+ * **Gotchas**
+ *
+ * Throws as `layer` does.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerExecute = (options: Omit<Options, "providers">): Layer.Layer<Router.Router | State> =>
+  around(options, Router.layerExecute(options))
+
+const around = <A, R>(
+  options: Omit<Options, "providers">,
+  router: Layer.Layer<A, never, R>
+): Layer.Layer<A | State, never, Exclude<R, State>> =>
+  router.pipe(
     options.throttle === undefined ? (self) => self : Layer.provide(ClientThrottle.layerMemory(options.throttle)),
-    Layer.provideMerge(layerMemory(options)),
-    Layer.provide(Provider.layerWith(options.providers ?? {}))
+    options.hedge === undefined ? (self) => self : Layer.provide(Hedging.layerMemory(options.hedge)),
+    Layer.provideMerge(layerMemory(options))
   )
+
+/**
+ * Protects any effect as one service: its limits, circuit, cooldowns, retries, timeouts and health.
+ *
+ * **When to use**
+ *
+ * Use to put a vendor's SDK, or any call that has limits and can fail, under the policies of `layer` or `layerExecute` by
+ * naming the service in one line.
+ *
+ * **Details**
+ *
+ * The service is the provider of a target, its model as `provider/model`, or its id. Where it has several targets (keys,
+ * models), the call goes to the one that can take it; an effect that needs to know which is written as a function of the
+ * target. Failures become one of the seven errors, by `classify`, which knows the errors of the vendors' SDKs.
+ *
+ * **Gotchas**
+ *
+ * Set the SDK's own `maxRetries` to 0, or attempts multiply. A service without a target is a `PermanentError`.
+ *
+ * **Example** (One promise, one line)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect } from "effect"
+ * import { Resilience, Target } from "breakwater"
+ *
+ * const sdk = { create: (question: string) => Promise.resolve({ text: `an answer to ${question}` }) }
+ *
+ * const live = Resilience.layerExecute({
+ *   targets: [Target.make({ provider: "openai", model: "gpt-4o-mini", limits: { tokens: { limit: 3000, per: "1 minute" } } })]
+ * })
+ *
+ * const program = Resilience.protect("openai", { tokens: { input: 20, output: 200 } })(
+ *   Effect.tryPromise(() => sdk.create("why"))
+ * )
+ *
+ * await Effect.runPromise(Effect.provide(program, live)) // => { text: "an answer to why" }
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const protect = <A = unknown, E = unknown>(
+  service: string,
+  options: Omit<Router.ExecuteOptions<A, E>, "service"> = {}
+): <B extends A, F extends E, R>(
+  call: Effect.Effect<B, F, R> | ((target: Target) => Effect.Effect<B, F, R>)
+) => Effect.Effect<B, LLMError, R | Router.Router> =>
+(call) => Router.execute(typeof call === "function" ? call : () => call, { ...options, service })

@@ -1,12 +1,14 @@
 /**
  * Sends each call to the target that can serve it: many targets, one answer.
  *
- * The router takes targets in order, passes over those that are cooling, and after a failure does what the recovery
- * table says: try the same target after a backoff, move to another key, model or provider at once, wait for the
- * earliest capacity, or give up. The walk is circular, and one deadline bounds attempts, backoff and waits together.
+ * Of the targets that can serve a call (tags, tenant, capabilities, context window) and are free, a strategy of
+ * `Selection` chooses one; without a strategy they are taken in order. After a failure the recovery table says what is
+ * next: the same target after a backoff, another key, model or provider at once, a wait for the earliest capacity, or the
+ * end. One deadline bounds queue, attempts, backoff and waits together, and is split so that every later target still
+ * gets a start: an attempt may use half of what is left.
  *
- * The router keeps no state of its own. What outlives a call is in the services it is made of: cooldowns, limits,
- * circuits, health, the retry budget and what was learned about tokens.
+ * What outlives a call is in the services the router is made of: cooldowns, limits, circuits, health, the retry budget
+ * and what was learned about tokens. Its own are the attempts in flight, which balancing needs.
  *
  * **Details**
  *
@@ -15,8 +17,9 @@
  * against the target. When every target refuses, the call waits for the one that is free first, if that is before its
  * deadline.
  *
- * A stream moves on freely until its first content part has been handed over; afterwards a failure is the caller's.
- * Slots and circuit permits are held to its end. Every completion, every error and every stream's `finish` part carries the decision record: one line an attempt.
+ * A stream moves on freely until its first content part has been handed over; afterwards a failure is the caller's,
+ * unless `streamPolicy` says otherwise. Slots and circuit permits are held to its end. Every completion, every error and
+ * every stream's `finish` part carries the decision record, one line an attempt; `explain` turns it into a text.
  *
  * **Gotchas**
  *
@@ -51,33 +54,55 @@
  *
  * @since 0.1.0
  */
-import * as Duration from "effect/Duration"
+import * as Context from "effect/Context"
+import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import type * as Schedule from "effect/Schedule"
-import * as Stream from "effect/Stream"
+import type * as Stream from "effect/Stream"
 import { CircuitBreaker } from "./CircuitBreaker.ts"
 import { ClientThrottle } from "./ClientThrottle.ts"
 import { Cooldown } from "./Cooldown.ts"
+import { Events } from "./Events.ts"
 import { Health } from "./Health.ts"
+import { Hedging } from "./Hedging.ts"
 import { adapterOf } from "./internal/call/adapterOf.ts"
-import * as Attempts from "./internal/call/attempt.ts"
-import type { Engine, LimitScope, Member } from "./internal/call/call.ts"
-import * as Completions from "./internal/call/completion.ts"
-import * as Records from "./internal/call/record.ts"
-import * as Calls from "./internal/call/run.ts"
-import { plan } from "./internal/limiter/limits.ts"
-import type { LLMError } from "./LLMError.ts"
-import { LLMService } from "./LLMService.ts"
+import type { Engine } from "./internal/call/call.ts"
+import * as Engines from "./internal/call/engine.ts"
+import * as Explanations from "./internal/call/explain.ts"
+import * as Faces from "./internal/call/face.ts"
+import type { Attempt, ErrorClass, LLMError } from "./LLMError.ts"
+import {
+  type Completion,
+  type CompletionRequest,
+  LLMService,
+  type StreamPart,
+  type StreamPolicy
+} from "./LLMService.ts"
 import { Provider } from "./Provider.ts"
-import { type Limits, RateLimiter } from "./RateLimiter.ts"
-import * as Recovery from "./Recovery.ts"
-import * as Retry from "./Retry.ts"
+import { type Limits, RateLimiter, type Usage as Used } from "./RateLimiter.ts"
+import type * as Recovery from "./Recovery.ts"
 import { RetryBudget } from "./RetryBudget.ts"
-import * as Targets from "./Target.ts"
-import * as Timeouts from "./Timeouts.ts"
+import type * as Selection from "./Selection.ts"
+import type * as Targets from "./Target.ts"
 import { Usage } from "./Usage.ts"
+
+/**
+ * Service that sends calls to the target that can serve them: requests of a model, and any effect.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export class Router extends Context.Service<Router, {
+  /** Runs an effect against the target that is chosen for it, as often and against as many as it takes. */
+  readonly execute: <A, E, R>(
+    call: (target: Targets.Target) => Effect.Effect<A, E, R>,
+    options?: ExecuteOptions<A, E>
+  ) => Effect.Effect<A, LLMError, R>
+  /** The targets, by their `order`. */
+  readonly targets: ReadonlyArray<Targets.Target>
+}>()("breakwater/Router") {}
 
 /**
  * Options of a router.
@@ -88,6 +113,26 @@ import { Usage } from "./Usage.ts"
 export interface Options {
   /** Where calls may go, in order of preference within equal `order`. */
   readonly targets: ReadonlyArray<Targets.Target>
+  /**
+   * Which target is tried first, among those that can serve a call and are free: one strategy for all targets of equal
+   * `order`, or which one for which `order`. Lower orders always come first.
+   *
+   * @default Selection.ordered
+   */
+  readonly strategy?: Selection.Strategy | ((order: number) => Selection.Strategy) | undefined
+  /**
+   * What keeps calls together where a strategy balances, for the sake of the providers' prompt caches: the `affinity` of
+   * the request, or, for requests without one, the first 1024 characters of the prompt as well.
+   *
+   * @default "request"
+   */
+  readonly affinity?: "request" | "prefix" | undefined
+  /**
+   * What happens to a stream that breaks after its first content, unless the request says.
+   *
+   * @default "fail"
+   */
+  readonly streamPolicy?: StreamPolicy | undefined
   /** What to do after which failure. */
   readonly recovery?: Recovery.Options | undefined
   /**
@@ -172,7 +217,30 @@ export interface TimeoutOptions {
 }
 
 /**
- * Creates an `LLMService` that routes calls over targets.
+ * What a router has to know of an effect.
+ *
+ * @category options
+ * @since 0.1.0
+ */
+export interface ExecuteOptions<in A, in E> extends Pick<CompletionRequest, SharedFields> {
+  /** Tokens the call is expected to use; without them only requests are limited. */
+  readonly tokens?: { readonly input: number; readonly output: number } | undefined
+  /** Reads from a result what was used; without it the expected tokens stand. */
+  readonly usage?: ((value: A) => Used) | undefined
+  /**
+   * Turns a failure into one of the seven errors.
+   *
+   * @default Classifier.fromUnknown, which knows the errors of the vendors' SDKs, of fetch and of Node
+   */
+  readonly classify?: ((error: E, target: Targets.Target) => LLMError) | undefined
+  /** Only targets of this provider, of this model (`provider/model`) or with this id. */
+  readonly service?: string | undefined
+}
+
+type SharedFields = "priority" | "tenant" | "deadline" | "tags" | "affinity" | "idempotent"
+
+/**
+ * Creates a router and the `LLMService` that goes through it.
  *
  * **Gotchas**
  *
@@ -182,38 +250,66 @@ export interface TimeoutOptions {
  * @category constructors
  * @since 0.1.0
  */
-export const make = (options: Options): Effect.Effect<LLMService["Service"], never, Services> => {
-  const check = validate(options)
-  return Effect.map(
-    Effect.all([
-      Provider,
-      Cooldown,
-      RateLimiter,
-      Usage,
-      CircuitBreaker,
-      Health,
-      RetryBudget,
-      Effect.serviceOption(ClientThrottle)
-    ]),
-    ([provider, cooldown, limiter, usage, circuits, health, budget, found]) => {
-      const throttle = Option.getOrUndefined(found)
-      const services = { cooldown, limiter, usage, circuits, health, budget, throttle }
-      return service({ ...check, ...members(options, provider), ...services })
+export const make = (
+  options: Options
+): Effect.Effect<{ readonly router: Router["Service"]; readonly service: LLMService["Service"] }, never, Services> => {
+  const checked = Engines.check(options)
+  return Effect.map(Effect.zip(Provider, parts), ([provider, parts]) => {
+    const engine = Engines.make(options, checked, parts, (target) => adapterOf(provider, target))
+    return {
+      router: routerOf(engine),
+      service: LLMService.of({
+        complete: (request): Effect.Effect<Completion, LLMError> => Faces.complete(engine, request),
+        stream: (request): Stream.Stream<StreamPart, LLMError> => Faces.stream(engine, request)
+      })
     }
-  )
+  })
 }
 
+const routerOf = (engine: Engine): Router["Service"] =>
+  Router.of({
+    execute: (call, options = {}) => Faces.execute(engine, call, options),
+    targets: engine.candidates.map((_) => _.target)
+  })
+
+const optional = <Identifier, Shape>(key: Context.Key<Identifier, Shape>): Effect.Effect<Shape | undefined> =>
+  Effect.map(Effect.serviceOption(key), Option.getOrUndefined)
+
+const parts: Effect.Effect<Engines.Parts, never, State> = Effect.all({
+  cooldown: Cooldown,
+  limiter: RateLimiter,
+  usage: Usage,
+  circuits: CircuitBreaker,
+  health: Health,
+  budget: RetryBudget,
+  throttle: optional(ClientThrottle),
+  hedging: optional(Hedging),
+  events: optional(Events)
+})
+
 /**
- * The services a router is made of. `Resilience.layerMemory` provides all but the `Provider`. Where there is a
- * `ClientThrottle` as well, it is asked before every attempt.
+ * The services that keep what outlives a call. `Resilience.layerMemory` provides them.
+ *
+ * **Details**
+ *
+ * Where there is a `ClientThrottle` as well, it is asked before every attempt; with a `Hedging`, slow attempts are joined
+ * by a second one; with `Events`, attempts and calls are published as they end.
  *
  * @category services
  * @since 0.1.0
  */
-export type Services = Provider | Cooldown | RateLimiter | Usage | CircuitBreaker | Health | RetryBudget
+export type State = Cooldown | RateLimiter | Usage | CircuitBreaker | Health | RetryBudget
 
 /**
- * Provides an `LLMService` that routes calls over targets.
+ * The services a router is made of.
+ *
+ * @category services
+ * @since 0.1.0
+ */
+export type Services = Provider | State
+
+/**
+ * Provides a router, and an `LLMService` that goes through it.
  *
  * **Gotchas**
  *
@@ -222,141 +318,114 @@ export type Services = Provider | Cooldown | RateLimiter | Usage | CircuitBreake
  * @category layers
  * @since 0.1.0
  */
-export const layer = (options: Options): Layer.Layer<LLMService, never, Services> =>
-  Layer.effect(LLMService, make(options))
+export const layer = (options: Options): Layer.Layer<Router | LLMService, never, Services> =>
+  Layer.effectContext(
+    Effect.map(make(options), ({ router, service }) => Context.add(Context.make(Router, router), LLMService, service))
+  )
 
-const validate = (
-  options: Options
-): Pick<Engine, "recovery" | "maxAttempts" | "patienceMs" | "queueWaitMs" | "limits" | "tenants" | "ejection"> => {
-  const maxAttempts = options.maxAttempts ?? 10
-  const patienceMs = Duration.toMillis(Duration.fromInputUnsafe(options.patience ?? "3 seconds"))
-  if (options.targets.length === 0) throw new RangeError("Router: targets must not be empty")
-  if (!Number.isInteger(maxAttempts) || maxAttempts < 1) {
-    throw new RangeError(`Router: maxAttempts must be an integer >= 1, got ${maxAttempts}`)
-  }
-  if (!(patienceMs >= 0)) throw new RangeError(`Router: patience must be >= 0, got ${String(options.patience)}`)
-  const queueWaitMs = Duration.toMillis(Duration.fromInputUnsafe(options.queueWait ?? "15 seconds"))
-  if (!(queueWaitMs >= 0)) throw new RangeError(`Router: queueWait must be >= 0, got ${String(options.queueWait)}`)
-  const maxEjected = options.maxEjected ?? 0.5
-  if (!(maxEjected >= 0 && maxEjected <= 1)) {
-    throw new RangeError(`Router: maxEjected must be between 0 and 1, got ${maxEjected}`)
-  }
-  checkLimits(options.limits ?? {}, options.targets)
-  const ids = new Set<string>()
-  for (const target of options.targets) {
-    if (ids.has(target.id)) {
-      throw new RangeError(`Router: two targets have the id "${target.id}"; give one an "id" of its own`)
-    }
-    ids.add(target.id)
-  }
-  return {
-    recovery: Recovery.make(options.recovery),
-    maxAttempts,
-    patienceMs,
-    limits: limitsOf(options.timeouts ?? {}),
-    queueWaitMs,
-    ejection: { maxPercent: maxEjected * 100, keep: maxEjected === 1 ? 0 : 1 },
-    tenants: new Map(
-      Object.entries(options.limits?.tenants ?? {}).map((
-        [tenant, limits]
-      ) => [tenant, { key: `tenant:${tenant}`, limits }])
-    )
-  }
+/**
+ * Provides a router for effects alone: no adapters, no HTTP client.
+ *
+ * @category layers
+ * @since 0.1.0
+ */
+export const layerExecute = (options: Options): Layer.Layer<Router, never, State> => {
+  const checked = Engines.check(options)
+  return Layer.effect(
+    Router,
+    Effect.map(parts, (parts) => routerOf(Engines.make(options, checked, parts, () => undefined)))
+  )
 }
 
-const checkLimits = (limits: SharedLimits, targets: ReadonlyArray<Targets.Target>): void => {
-  const known = {
-    providers: new Set(targets.map((_) => _.provider)),
-    groups: new Set(targets.map((_) => _.group)),
-    keys: new Set(targets.map((_) => _.key?.id))
-  }
-  if (limits.all !== undefined) plan(limits.all, "Router: limits.all")
-  for (const field of ["providers", "groups", "keys", "tenants"] as const) {
-    for (const [name, of] of Object.entries(limits[field] ?? {})) {
-      plan(of, `Router: limits.${field}.${name}`)
-      if (field !== "tenants" && !known[field].has(name)) {
-        throw new RangeError(`Router: limits.${field}.${name} is for no target`)
-      }
-    }
-  }
+/**
+ * Runs any effect under all policies of the router: chosen target, limits, circuit, timeouts, retries, fallback.
+ *
+ * **When to use**
+ *
+ * Use to call a vendor's SDK, or anything else that has targets and limits. The effect is given the target it is meant
+ * for, with its model and key, and runs once per attempt.
+ *
+ * **Details**
+ *
+ * Failures become one of the seven errors, by `classify`. Defects and interruptions pass through. Let the effect end
+ * when it is interrupted: `Effect.tryPromise` hands an `AbortSignal` to whatever it calls.
+ *
+ * **Example** (Two targets, one function)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { LLMError, Resilience, Router, Target } from "breakwater"
+ *
+ * const targets = ["small", "large"].map((model) => Target.make({ provider: "acme", model }))
+ *
+ * const ask = (target: Target.Target) =>
+ *   target.model === "small"
+ *     ? Effect.fail(new LLMError.RateLimitError({ provider: "acme", reason: "rate_limit" }))
+ *     : Effect.succeed(`an answer of ${target.model}`)
+ *
+ * const program = Router.execute(ask, { tokens: { input: 20, output: 100 } }).pipe(
+ *   Effect.provide(Router.layerExecute({ targets }).pipe(Layer.provide(Resilience.layerMemory())))
+ * )
+ *
+ * await Effect.runPromise(program) // => "an answer of large"
+ * ```
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const execute = <A, E, R>(
+  call: (target: Targets.Target) => Effect.Effect<A, E, R>,
+  options?: ExecuteOptions<A, E>
+): Effect.Effect<A, LLMError, R | Router> => Effect.flatMap(Router, (router) => router.execute(call, options))
+
+/**
+ * Returns a decision record as a text to read: per attempt its target, why it was chosen, who was passed over and why,
+ * what it waited, how it ended, what it took and what it cost.
+ *
+ * **Details**
+ *
+ * Takes a completion, an error, or any list of attempts, such as the `metadata.breakwater` of a stream's finish part.
+ *
+ * **Example** (Why it was this one)
+ *
+ * ```ts import.meta.vitest
+ * import { Effect, Layer } from "effect"
+ * import { LLMService, Resilience, Router, Target } from "breakwater"
+ * import * as TestProvider from "breakwater/testing/TestProvider"
+ *
+ * const targets = ["large", "small"].map((model) => Target.make({ provider: "acme", model }))
+ * const providers = TestProvider.layer({
+ *   "acme/large": [TestProvider.fail("rate_limit", { reason: "rate_limit", status: 429, scope: "model" })],
+ *   "acme/small": [TestProvider.reply("Hello")]
+ * })
+ * const live = Router.layer({ targets }).pipe(Layer.provide([providers, Resilience.layerMemory()]))
+ *
+ * const program = Effect.gen(function*() {
+ *   const llm = yield* LLMService.LLMService
+ *   return Router.explain(yield* llm.complete({ prompt: "Say hello" })).split("\n").slice(1)
+ * }).pipe(Effect.provide(live))
+ *
+ * await Effect.runPromise(program)
+ * // => ["1. acme/large, first: rate_limit (429) after 0 ms", "2. acme/small, next: answered after 0 ms", "   passed over: acme/large (cooldown, 60 s left)"]
+ * ```
+ *
+ * @category accessors
+ * @since 0.1.0
+ */
+export const explain = (outcome: Explained): string => Explanations.text(outcome)
+
+/**
+ * What `explain` reads of a completion or an error.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Explained {
+  readonly attempts: ReadonlyArray<Attempt>
+  /** The class of the error, when it is one. */
+  readonly errorClass?: ErrorClass | undefined
+  readonly message?: string | undefined
+  readonly timings?: { readonly totalMs: number; readonly waitedMs: number } | undefined
+  readonly cost?: number | undefined
+  readonly costAtLeast?: boolean | undefined
 }
-
-const limitsOf = (options: TimeoutOptions): Engine["limits"] => {
-  const millis = (field: keyof TimeoutOptions): number => {
-    const value = Duration.toMillis(Duration.fromInputUnsafe(options[field] ?? Timeouts.defaults[field]))
-    if (!(value > 0)) throw new RangeError(`Router: timeouts.${field} must be > 0, got ${String(options[field])}`)
-    return value
-  }
-  return {
-    total: millis("total"),
-    attempt: millis("attempt"),
-    connect: millis("connect"),
-    firstToken: millis("firstToken"),
-    idle: millis("idle")
-  }
-}
-
-/** The limits an attempt at a target counts in, by the scope keys under which failures are known as well. */
-const limitScopes = (target: Targets.Target, shared: SharedLimits): ReadonlyArray<LimitScope> => {
-  const scopes: Array<LimitScope> = []
-  const add = (key: string | undefined, limits: Limits | undefined): void => {
-    if (key !== undefined && limits !== undefined) scopes.push({ key, limits })
-  }
-  add(Targets.scopeKey(target, "model"), target.limits)
-  if (target.key !== undefined) add(Targets.scopeKey(target, "key"), shared.keys?.[target.key.id])
-  if (target.group !== undefined) add(Targets.scopeKey(target, "group"), shared.groups?.[target.group])
-  add(Targets.scopeKey(target, "provider"), shared.providers?.[target.provider])
-  add("all", shared.all)
-  return scopes
-}
-
-/** Health is known of a target, of its model, of its key and of its provider. */
-const healthKeys = (target: Targets.Target): ReadonlyArray<string> =>
-  (["target", "model", "key", "provider"] as const).flatMap((scope) => {
-    const key = scope === "key" && target.key === undefined ? undefined : Targets.scopeKey(target, scope)
-    return key === undefined ? [] : [key]
-  })
-
-const members = (
-  options: Options,
-  provider: Provider["Service"]
-): Pick<Engine, "candidates" | "groups" | "circuitKeys" | "selective"> => {
-  const candidates = options.targets.map((target): Member => {
-    const adapter = adapterOf(provider, target)
-    return {
-      target,
-      adapter,
-      scopeKeys: Targets.scopeKeys(target),
-      limits: limitScopes(target, options.limits ?? {}),
-      retry: typeof options.retry === "function" ? options.retry(target) : options.retry ?? Retry.standard,
-      circuit: `target:${target.id}`,
-      health: healthKeys(target),
-      budget: `${target.provider}/${target.model}`
-    }
-  }).sort((a, b) => a.target.order - b.target.order)
-  return {
-    candidates,
-    groups: candidates.map((_) => _.scopeKeys),
-    circuitKeys: candidates.map((_) => _.circuit),
-    selective: candidates.some((_) => Object.values(_.target.capabilities).includes(false))
-  }
-}
-
-const service = (engine: Engine): LLMService["Service"] =>
-  LLMService.of({
-    complete: (request) =>
-      Effect.flatMap(Calls.begin(engine, request), (call) =>
-        Effect.map(
-          Calls.run(call, undefined, (attempt) => Attempts.complete(call, attempt)),
-          ({ attempt, value }) =>
-            Completions.make(attempt.member.target, value, call.attempts, Records.timings(call, attempt))
-        )),
-    stream: (request) =>
-      Stream.unwrap(
-        Effect.flatMap(Effect.zip(Calls.begin(engine, request), Effect.scope), ([call, scope]) =>
-          Effect.map(
-            Calls.run(call, scope, (attempt, scope) => Attempts.open(call, attempt, scope)),
-            ({ attempt, value }) => Attempts.handOver(call, attempt, value)
-          ))
-      )
-  })

@@ -282,6 +282,7 @@ export const isContentPart = (part: StreamPart): boolean => {
     case "reasoning-start":
     case "reasoning-end":
     case "finish":
+    case "restarted":
       return false
   }
 }

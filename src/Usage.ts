@@ -211,7 +211,7 @@ const make = (options: Decoded): Usage["Service"] => {
   return Usage.of({
     estimate: (request, target) =>
       Effect.map(
-        Requests.prepare(request),
+        Effect.fromResult(Requests.prepare(request)),
         (prepared) => estimateWith(options, prepared, target, models.get(keyOf(target)) ?? empty)
       ),
     record: ({ estimate, target, usage }) => Effect.sync(() => learn(use(target), usage, estimate)),
@@ -301,7 +301,10 @@ export const layer = (
  * @since 0.1.0
  */
 export const mirror = (request: CompletionRequest, target: Target): Effect.Effect<Estimate, PermanentError> =>
-  Effect.map(Requests.prepare(request), (prepared) => estimateWith(defaults, prepared, target, empty))
+  Effect.map(
+    Effect.fromResult(Requests.prepare(request)),
+    (prepared) => estimateWith(defaults, prepared, target, empty)
+  )
 
 const estimateWith = (
   options: Decoded,

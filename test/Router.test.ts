@@ -512,8 +512,8 @@ describe("Router", () => {
         const parts = yield* Stream.runCollect(streamParts())
         assert.strictEqual(texts(parts), "all from c")
         const finish = parts.at(-1)
-        assert.strictEqual(finish?.type, "finish")
-        const record = finish?.metadata["breakwater"] as { target: string; attempts: ReadonlyArray<LLMError.Attempt> }
+        assert(finish?.type === "finish")
+        const record = finish.metadata["breakwater"] as { target: string; attempts: ReadonlyArray<LLMError.Attempt> }
         assert.strictEqual(record.target, "openai/c")
         assert.deepStrictEqual(record.attempts.map((_) => _.outcome), ["failure", "success"])
         assert.strictEqual(parts.filter((part) => part.type === "response-metadata").length, 1)

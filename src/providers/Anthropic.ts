@@ -43,7 +43,7 @@ import * as Json from "../internal/wire/json.ts"
 import * as Parts from "../internal/wire/parts.ts"
 import * as Wire from "../internal/wire/prompt.ts"
 import type { Machine, Step } from "../internal/wire/sse.ts"
-import type { CompletionRequest, ContentPart, StreamPart } from "../LLMService.ts"
+import type { CompletionRequest, ContentPart, ProviderPart } from "../LLMService.ts"
 import type { Adapter } from "../Provider.ts"
 import type { Target } from "../Target.ts"
 
@@ -393,7 +393,7 @@ const initial = (target: Target): State => ({
   broken: undefined
 })
 
-const nothing: ReadonlyArray<StreamPart> = []
+const nothing: ReadonlyArray<ProviderPart> = []
 
 const step = (state: State, event: EventStream.Event): Step<State> => {
   const data = Json.parse(event.data)
@@ -531,7 +531,7 @@ const finishBlock = (state: State, index: number): Step<State> => {
 }
 
 const stop = (state: State): Step<State> => {
-  const out: Array<StreamPart> = []
+  const out: Array<ProviderPart> = []
   let next = state
   for (const block of state.open) {
     const [closed, parts] = finishBlock(next, block.index)

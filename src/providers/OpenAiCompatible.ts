@@ -44,7 +44,7 @@ import * as Json from "../internal/wire/json.ts"
 import * as Parts from "../internal/wire/parts.ts"
 import * as Wire from "../internal/wire/prompt.ts"
 import type { Machine, Step } from "../internal/wire/sse.ts"
-import type { CompletionRequest, ContentPart, StreamPart } from "../LLMService.ts"
+import type { CompletionRequest, ContentPart, ProviderPart } from "../LLMService.ts"
 import type { Adapter } from "../Provider.ts"
 import type { Target } from "../Target.ts"
 
@@ -527,7 +527,7 @@ const step = (state: State, event: EventStream.Event): Step<State> => {
   }
   if (!Json.isObject(chunk)) return [state, nothing, Parts.unusable("an event of the stream is not a JSON object")]
   const choice = Json.array(chunk["choices"]).find((_) => (Json.field(_, "index") ?? 0) === 0)
-  const out: Array<StreamPart> = []
+  const out: Array<ProviderPart> = []
   let next = readHead(state, chunk, choice)
   if (choice === undefined || next.reason !== undefined) return [next, nothing]
 
@@ -545,7 +545,7 @@ const step = (state: State, event: EventStream.Event): Step<State> => {
   return failed === undefined ? close(next, finishReason(stated), out) : [next, out, failed]
 }
 
-const nothing: ReadonlyArray<StreamPart> = []
+const nothing: ReadonlyArray<ProviderPart> = []
 
 const readHead = (state: State, chunk: unknown, choice: unknown): State => {
   const model = Json.text(Json.field(chunk, "model")) ?? state.model
@@ -554,7 +554,7 @@ const readHead = (state: State, chunk: unknown, choice: unknown): State => {
 }
 
 /** Appends text to a block, beginning a new one when another kind is open. */
-const write = (state: State, kind: NonNullable<State["open"]>, text: string, out: Array<StreamPart>): State => {
+const write = (state: State, kind: NonNullable<State["open"]>, text: string, out: Array<ProviderPart>): State => {
   if (text === "") return state
   let next = state
   if (state.open !== kind) {
@@ -572,7 +572,7 @@ const write = (state: State, kind: NonNullable<State["open"]>, text: string, out
 }
 
 /** Ends the open block. */
-const shut = (state: State, out: Array<StreamPart>): State => {
+const shut = (state: State, out: Array<ProviderPart>): State => {
   if (state.open === undefined) return state
   const id = String(state.blocks - 1)
   out.push(state.open === "reasoning" ? Parts.reasoningEnd(id) : Parts.textEnd(id))
@@ -584,7 +584,7 @@ const shut = (state: State, out: Array<StreamPart>): State => {
  *
  * The index says which one; servers that leave it out, or number every call 0, give a new id with each new call.
  */
-const callFragment = (state: State, fragment: unknown, out: Array<StreamPart>): State => {
+const callFragment = (state: State, fragment: unknown, out: Array<ProviderPart>): State => {
   const index = Json.count(Json.field(fragment, "index"))
   const described = Json.field(fragment, "function")
   const id = Json.text(Json.field(fragment, "id"))
@@ -605,7 +605,7 @@ const callFragment = (state: State, fragment: unknown, out: Array<StreamPart>): 
 }
 
 /** Ends all blocks when the finish reason has come; the usage may still follow. */
-const close = (state: State, reason: Response.FinishReason, out: Array<StreamPart>): Step<State> => {
+const close = (state: State, reason: Response.FinishReason, out: Array<ProviderPart>): Step<State> => {
   const next = shut(state, out)
   let called = false
   for (const call of next.calls) {
@@ -619,7 +619,7 @@ const close = (state: State, reason: Response.FinishReason, out: Array<StreamPar
   return [{ ...next, calls: [], reason: refine(reason, next.refused, called) }, out]
 }
 
-const end = (state: State): ReadonlyArray<StreamPart> | undefined =>
+const end = (state: State): ReadonlyArray<ProviderPart> | undefined =>
   state.reason === undefined ? undefined : [Parts.finish(state.reason, usage(state.usage), state.model)]
 
 /** @internal */

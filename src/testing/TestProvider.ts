@@ -45,7 +45,7 @@ import * as Layer from "effect/Layer"
 import * as Stream from "effect/Stream"
 import * as Classifier from "../Classifier.ts"
 import * as Errors from "../LLMError.ts"
-import type { CompletionRequest, ContentPart, StreamPart } from "../LLMService.ts"
+import type { CompletionRequest, ContentPart, ProviderPart } from "../LLMService.ts"
 import { type Adapter, Provider, type Reply } from "../Provider.ts"
 import type { Target } from "../Target.ts"
 
@@ -327,16 +327,16 @@ const parts = (
   target: Target,
   request: CompletionRequest,
   script: Step
-): Stream.Stream<StreamPart, Errors.LLMError> => {
-  const after = (wait: Duration.Duration, part: StreamPart) => Stream.fromEffect(Effect.as(Effect.sleep(wait), part))
+): Stream.Stream<ProviderPart, Errors.LLMError> => {
+  const after = (wait: Duration.Duration, part: ProviderPart) => Stream.fromEffect(Effect.as(Effect.sleep(wait), part))
   const deltas = script.chunks.map((delta, index) =>
     after(index === 0 ? script.delay : script.gap, Response.makePart("text-delta", { id: "0", delta }))
   )
-  return Stream.fromIterable<Stream.Stream<StreamPart, Errors.LLMError>>([
+  return Stream.fromIterable<Stream.Stream<ProviderPart, Errors.LLMError>>([
     after(script.connect, Response.makePart("response-metadata", { modelId: target.model })),
     ...(deltas.length === 0
       ? []
-      : [Stream.succeed<StreamPart>(Response.makePart("text-start", { id: "0" })), ...deltas]),
+      : [Stream.succeed<ProviderPart>(Response.makePart("text-start", { id: "0" })), ...deltas]),
     ...(deltas.length === 0 ? [Stream.drain(Stream.fromEffect(Effect.sleep(script.delay)))] : []),
     ending(target, request, script)
   ]).pipe(Stream.flatten())
@@ -346,7 +346,7 @@ const ending = (
   target: Target,
   request: CompletionRequest,
   script: Step
-): Stream.Stream<StreamPart, Errors.LLMError> => {
+): Stream.Stream<ProviderPart, Errors.LLMError> => {
   switch (script.ending._tag) {
     case "Stall":
       return Stream.never
@@ -354,7 +354,7 @@ const ending = (
     case "Cut":
       return Stream.fail(failure(target, script, script.chunks.length > 0))
     case "Finish":
-      return Stream.fromIterable<StreamPart>([
+      return Stream.fromIterable<ProviderPart>([
         ...(script.chunks.length === 0 ? [] : [Response.makePart("text-end", { id: "0" })]),
         ...content({ ...script, chunks: [] }).filter((part) => part.type === "tool-call"),
         Response.makePart("finish", { reason: script.finishReason, usage: usage(request, script), response: undefined })

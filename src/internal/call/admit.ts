@@ -3,7 +3,6 @@
  *
  * @internal
  */
-import type * as Response from "effect/ai/Response"
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Scope from "effect/Scope"
@@ -15,11 +14,11 @@ import { isRefusal } from "../limiter/refusal.ts"
 import { observations } from "../quotaHeaders.ts"
 import { OnResponse } from "../wire/onResponse.ts"
 import { about } from "./about.ts"
-import type { Attempt, Call, Grant, LimitScope, Member } from "./call.ts"
+import type { Attempt, Call, Grant, LimitScope, Member, Spent } from "./call.ts"
 
 /** The limits an attempt of this call at this target counts in. */
 export const scopesOf = (call: Call, member: Member): ReadonlyArray<LimitScope> => {
-  const { tenant } = call.request
+  const { tenant } = call.need
   const own = tenant === undefined ? undefined : call.engine.tenants.get(tenant)
   return own === undefined ? member.limits : [...member.limits, own]
 }
@@ -32,16 +31,15 @@ export const admit = (
   queue: boolean,
   scope: Scope.Scope
 ): Effect.Effect<Grant, RateLimitError> => {
-  const { limiter, queueWaitMs, usage } = call.engine
+  const { limiter, queueWaitMs } = call.engine
   const { target } = member
-  // The request was checked when the call began, so an estimate cannot fail.
-  return Effect.flatMap(Effect.orDie(usage.estimate(call.request, target)), (estimate) => {
+  return Effect.flatMap(call.need.estimate(target), (estimate) => {
     const left = call.setup.deadlineAt - call.clock.currentTimeMillisUnsafe()
     const request: RateLimiter.Request = {
       scopes,
       tokens: estimate,
-      priority: call.request.priority,
-      tenant: call.request.tenant,
+      priority: call.need.priority,
+      tenant: call.need.tenant,
       maxWait: Math.max(0, Math.min(queueWaitMs, left)),
       context: about(target)
     }
@@ -69,13 +67,19 @@ const settle = (grant: Grant, provider: string, outcome: Usage.Outcome): Effect.
 }
 
 /** Settles a success by its usage, and learns from it what the next estimate should be. */
-export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): Effect.Effect<void> =>
-  attempt.grant === undefined
-    ? Effect.void
-    : Effect.andThen(
-      settle(attempt.grant, attempt.member.target.provider, { _tag: "Success", usage }),
-      call.engine.usage.record({ target: attempt.member.target, usage, estimate: attempt.grant.estimate })
-    )
+export const succeeded = (call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> => {
+  const { grant, member } = attempt
+  if (grant === undefined) return Effect.void
+  switch (spent._tag) {
+    case "Reported":
+      return Effect.andThen(
+        settle(grant, member.target.provider, { _tag: "Success", usage: spent.usage }),
+        call.engine.usage.record({ target: member.target, usage: spent.usage, estimate: grant.estimate })
+      )
+    case "Told":
+      return grant.reservation.settle(spent.usage)
+  }
+}
 
 /** Settles a failure by what it says, and tells the limiter when the provider found the rate too high. */
 export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> => {

@@ -3,31 +3,51 @@
  *
  * @internal
  */
+import type * as Response from "effect/ai/Response"
 import type * as Clock from "effect/Clock"
 import type * as Duration from "effect/Duration"
+import type * as Effect from "effect/Effect"
 import type * as Pull from "effect/Pull"
 import type * as Schedule from "effect/Schedule"
+import type * as Scope from "effect/Scope"
 import type { CircuitBreaker, Permit } from "../../CircuitBreaker.ts"
 import type { ClientThrottle, Permit as Passed } from "../../ClientThrottle.ts"
 import type { Cooldown } from "../../Cooldown.ts"
+import type { Events } from "../../Events.ts"
 import type { Health } from "../../Health.ts"
+import type { Hedging } from "../../Hedging.ts"
 import type * as Errors from "../../LLMError.ts"
+import type { StreamPolicy } from "../../LLMService.ts"
 import type { Adapter } from "../../Provider.ts"
-import type { RateLimiter, Request, Reservation } from "../../RateLimiter.ts"
+import type { RateLimiter, Request, Reservation, Usage as Used } from "../../RateLimiter.ts"
 import type { Recovery } from "../../Recovery.ts"
 import type { Cost, RetryBudget } from "../../RetryBudget.ts"
+import type { Strategy } from "../../Selection.ts"
+import type { Target } from "../../Target.ts"
 import type { Estimate, Usage } from "../../Usage.ts"
 import type { Discipline } from "../health/ejection.ts"
+import type { Board } from "./board.ts"
 import type * as Decisions from "./decision.ts"
-import type * as Requests from "./request.ts"
 
 /** Everything a router is made of, prepared once. */
 export interface Engine {
   readonly candidates: ReadonlyArray<Member>
   readonly groups: ReadonlyArray<ReadonlyArray<string>>
   readonly circuitKeys: ReadonlyArray<string>
-  /** Whether some target has declared that it cannot do something. */
+  /** What the strategies read of the candidates. */
+  readonly board: Board
+  /** Which candidate is tried first, of those that are free. */
+  readonly strategy: Strategy
+  /** The same for a call with an affinity. */
+  readonly sticky: Strategy
+  /** What stands for the affinity of a call that brings none. */
+  readonly affinity: "request" | "prefix"
+  /** All candidates. */
+  readonly everyone: Fitness
+  /** Whether some candidate does not serve every request. */
   readonly selective: boolean
+  /** Tokens of the smallest context window; `Infinity` where none is known. */
+  readonly smallestWindow: number
   readonly recovery: Recovery
   readonly maxAttempts: number
   readonly patienceMs: number
@@ -35,6 +55,7 @@ export interface Engine {
   /** How many targets open circuits may take out of use. */
   readonly ejection: Discipline
   readonly limits: Readonly<Record<"total" | "attempt" | "connect" | "firstToken" | "idle", number>>
+  readonly streamPolicy: StreamPolicy
   readonly tenants: ReadonlyMap<string, LimitScope>
   readonly cooldown: Cooldown["Service"]
   readonly limiter: RateLimiter["Service"]
@@ -43,32 +64,70 @@ export interface Engine {
   readonly health: Health["Service"]
   readonly budget: RetryBudget["Service"]
   readonly throttle: ClientThrottle["Service"] | undefined
+  readonly hedging: Hedging["Service"] | undefined
+  readonly events: Events["Service"] | undefined
+  /** Calls that have begun. */
+  calls: number
 }
 
 export type LimitScope = Request["scopes"][number]
 
 export interface Member extends Decisions.Candidate {
-  readonly adapter: Adapter
+  readonly adapter: Adapter | undefined
   /** Scopes an attempt counts in, the narrowest first. */
   readonly limits: ReadonlyArray<LimitScope>
   /** Backoff on the target. */
   readonly retry: Schedule.Schedule<unknown, Errors.LLMError>
   /** Key of the target's circuit. */
   readonly circuit: string
-  /** Keys under which health is recorded. */
+  /** Keys under which health is recorded, that of the target first. */
   readonly health: ReadonlyArray<string>
   /** Key of the retry budget that retries on the target are charged to. */
   readonly budget: string
 }
 
+/** What a call asks for, whatever is sent: a request of a model, or any effect. */
+export interface Need {
+  readonly kind: "complete" | "stream" | "execute"
+  /** Longest time of an attempt, or of a stream to its first content. */
+  readonly attemptMs: number
+  readonly priority: Request["priority"]
+  readonly tenant: string | undefined
+  readonly deadlineMs: number | undefined
+  readonly affinity: string | undefined
+  /** Whether what may have been executed may be sent again. */
+  readonly replays: boolean
+  /** Whether the reply begins in the prompt: a target that refuses that says nothing about the request. */
+  readonly isPrefilled: () => boolean
+  /** What it is expected to use, for the choice of a target. */
+  readonly tokens: { readonly input: number; readonly output: number }
+  /** What it is expected to use at a target, for its limits. */
+  readonly estimate: (target: Target) => Effect.Effect<Estimate>
+}
+
+/** What an attempt has used: as the provider reported it, or as the caller tells. */
+export type Spent =
+  | { readonly _tag: "Reported"; readonly usage: Response.Usage }
+  | { readonly _tag: "Told"; readonly usage: Used }
+
+/** Who can serve a call, and why others cannot. */
+export interface Fitness {
+  /** 1 for each candidate that can. */
+  readonly fit: Uint8Array
+  readonly fitting: number
+  readonly skipped: ReadonlyArray<Errors.Skipped>
+}
+
 /** One call on its way. */
 export interface Call {
+  readonly id: number
   readonly engine: Engine
-  readonly request: Requests.Prepared
+  readonly need: Need
   readonly setup: Decisions.Setup
-  readonly members: ReadonlyArray<Member>
-  readonly groups: ReadonlyArray<ReadonlyArray<string>>
-  readonly circuits: ReadonlyArray<string>
+  /** Candidates that cannot serve it, for the record. */
+  readonly unfit: ReadonlyArray<Errors.Skipped>
+  /** Name of the strategy that chooses. */
+  readonly strategy: string
   readonly clock: Clock.Clock
   readonly startedAt: number
   readonly attempts: Array<Errors.Attempt>
@@ -79,8 +138,14 @@ export interface Call {
   pendingWaitMs: number
   /** What the retry budget was charged for the attempt to come, and under which key. */
   pendingCharge: Charge | undefined
+  /** What was charged for a hedge that has not begun yet. */
+  pendingHedge: { readonly key: string; readonly budget: string } | undefined
   /** Candidates whose open circuit is not to be obeyed now. */
   overruled: ReadonlyArray<number>
+  /** The failure that every later one is a consequence of, once content has been handed over. */
+  firstCause: Errors.LLMError | undefined
+  /** Whether its end has been told. */
+  over: boolean
 }
 
 /** What was taken from a retry budget. */
@@ -101,6 +166,9 @@ export interface Attempt {
   readonly waitedMs: number
   /** Milliseconds the call has left. */
   readonly remainingMs: number
+  /** Milliseconds it may take so that later targets get a start; `Infinity` where nothing is held back for them. */
+  readonly sliceMs: number
+  readonly scope: Scope.Closeable
   /** What the limiter has granted; `undefined` where nothing is limited. */
   readonly grant: Grant | undefined
   readonly permit: Permit

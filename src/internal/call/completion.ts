@@ -8,16 +8,48 @@ import type { Attempt } from "../../LLMError.ts"
 import type { Completion, Timings } from "../../LLMService.ts"
 import type { Reply } from "../../Provider.ts"
 import type { Target } from "../../Target.ts"
+import type { Spent } from "./call.ts"
 
-/** US dollars of an answer; unknown without prices or usage. */
-export const cost = (target: Target, usage: Response.Usage): number | undefined => {
+/** US dollars of an attempt; unknown without prices or usage. */
+export const cost = (target: Target, spent: Spent): number | undefined => {
   const { price } = target
-  const input = usage.inputTokens.total
-  const output = usage.outputTokens.total
-  if (price === undefined || input === undefined || output === undefined) return undefined
-  const cached = Math.min(usage.inputTokens.cacheRead ?? 0, input)
-  const dollars = (input - cached) * price.input + cached * (price.cachedInput ?? price.input) + output * price.output
-  return dollars / 1_000_000
+  if (price === undefined) return undefined
+  const used = spent._tag === "Reported" ? fromReport(spent.usage) : spent.usage
+  switch (used) {
+    case undefined:
+    case "unknown":
+      return undefined
+    case "nothing-sent":
+      return 0
+    default: {
+      const cached = Math.min(used.cachedInput ?? 0, used.input)
+      const dollars = (used.input - cached) * price.input + cached * (price.cachedInput ?? price.input) +
+        used.output * price.output
+      return dollars / 1_000_000
+    }
+  }
+}
+
+const fromReport = ({ inputTokens, outputTokens }: Response.Usage) =>
+  inputTokens.total === undefined || outputTokens.total === undefined
+    ? undefined
+    : { input: inputTokens.total, output: outputTokens.total, cachedInput: inputTokens.cacheRead ?? 0 }
+
+/** What all attempts of a call have cost, as far as it is known. */
+export interface Total {
+  readonly cost: number | undefined
+  readonly costAtLeast: boolean
+}
+
+export const total = (attempts: ReadonlyArray<Attempt>): Total => {
+  let cost: number | undefined
+  let costAtLeast = false
+  for (const attempt of attempts) {
+    if (attempt.cost !== undefined) cost = (cost ?? 0) + attempt.cost
+    else if (attempt.outcome === "success") return { cost: undefined, costAtLeast: true }
+    else costAtLeast ||= attempt.maybeBilled
+  }
+  return { cost, costAtLeast }
 }
 
 export const make = (
@@ -35,7 +67,7 @@ export const make = (
   model: reply.model,
   requestId: reply.requestId,
   attempts,
-  cost: cost(target, reply.usage),
+  ...total(attempts),
   timings
 })
 
@@ -52,7 +84,7 @@ export const annotateFinish = (
   attempts: ReadonlyArray<Attempt>,
   timings: Timings
 ): Response.FinishPart => {
-  const dollars = cost(target, part.usage)
+  const { cost, costAtLeast } = total(attempts)
   const known = part.metadata["breakwater"]
   return {
     ...part,
@@ -63,7 +95,8 @@ export const annotateFinish = (
         target: target.id,
         attempts: attempts.map((attempt) => ({ ...attempt, skipped: attempt.skipped.map((_) => ({ ..._ })) })),
         timings: { ...timings },
-        ...(dollars === undefined ? undefined : { cost: dollars })
+        costAtLeast,
+        ...(cost === undefined ? undefined : { cost })
       }
     }
   }

@@ -1,9 +1,9 @@
 /**
  * The router's decisions as a pure function: what happens next, given what happened and what is cooling.
  *
- * The walk is circular: from the target that failed last, forward through the list and around, past everything that is
- * cooling or that this call has given up. It is finite: a call makes at most `maxAttempts` attempts, and a wait always
- * ends before the deadline.
+ * Among the targets that are free (not cooling, not given up by this call, able to serve it) the strategy chooses. The
+ * walk is finite: a call makes at most `maxAttempts` attempts, and a wait always ends before the deadline. An attempt
+ * gets so much of the time left that every later target still gets a start.
  *
  * @internal
  */
@@ -22,9 +22,21 @@ export interface Candidate {
 /** What does not change during a call. */
 export interface Setup {
   readonly candidates: ReadonlyArray<Candidate>
+  /** 1 for each candidate that can serve the call. */
+  readonly fit: Uint8Array
+  /** How many can. */
+  readonly fitting: number
+  /** Picks one of those marked as free, from where the walk stands; -1 when none is. */
+  readonly choose: (free: Uint8Array, start: number) => number
   readonly maxAttempts: number
+  /** Longest time an attempt may take; `Infinity` when nothing limits it. */
+  readonly attemptMs: number
   /** Longest stated wait that is waited for in place while other targets are free. */
   readonly patienceMs: number
+  /** Whether such a wait is preferred to another key as well, for the sake of a warm cache. */
+  readonly stays: boolean
+  /** Whether what may have been executed may be sent again. */
+  readonly replays: boolean
   /** Milliseconds since the epoch at which the call must be over. */
   readonly deadlineAt: number
 }
@@ -82,6 +94,8 @@ export type Decision =
     readonly skipped: ReadonlyArray<Errors.Skipped>
     /** Whether to wait in the limiter's queue: every candidate lacks capacity, and this one has it first. */
     readonly queue: boolean
+    /** How long it may take, so that later targets get a start; `Infinity` where nothing is held back for them. */
+    readonly sliceMs: number
   }
   | {
     readonly _tag: "Wait"
@@ -126,8 +140,8 @@ export const decide = (
         state,
         now >= setup.deadlineAt
           ? exhausted(setup, state, cooling)
-          : isFree(state, cooling, event.index)
-          ? attempt(setup, state, event.index, event.chosen, cooling)
+          : isFree(setup, state, cooling, event.index)
+          ? attempt(setup, state, event.index, event.chosen, cooling, now)
           : walk(setup, state, event.index, event.chosen, cooling, now)
       ]
     case "Failed":
@@ -184,24 +198,25 @@ const afterFailure = (
   const { error, index, retryMs, rule } = event
   const errors = new Map(before.errors).set(index, error)
   const state: State = { ...before, attempts: before.attempts + 1, errors }
-  const retryFits = rule.sameTarget === "backoff" && retryMs !== undefined && now + retryMs < setup.deadlineAt
-  const final = rule.otherTargets === "never" && rule.sameTarget === "never"
+  const retryFits = rule.sameTarget === "backoff" && retryMs !== undefined &&
+    now + retryMs < setup.deadlineAt - startsOf(later(setup, state, cooling, index), setup.deadlineAt - now)
+  const final = (rule.otherTargets === "never" && rule.sameTarget === "never") ||
+    (error.maybeBilled && !setup.replays)
   if (final || now >= setup.deadlineAt) return [state, { _tag: "Stop", error }]
   if (state.attempts >= setup.maxAttempts) return [state, exhausted(setup, state, cooling)]
 
   const stated = error.retryAfter === undefined ? 0 : Duration.toMillis(error.retryAfter)
-  const sibling = rule.siblingsFirst ? findSibling(setup, state, index, cooling) : undefined
+  const delayMs = Math.max(stated, cooling[index]?.remainingMs ?? 0)
+  const waitFits = rule.sameTarget === "stated-wait" && stated > 0 && stated <= setup.patienceMs &&
+    now + delayMs < setup.deadlineAt
+  const sibling = rule.siblingsFirst && !(waitFits && setup.stays)
+    ? findSibling(setup, state, index, cooling)
+    : undefined
   if (sibling !== undefined) {
     const onward = rule.sameTarget === "stated-wait" ? state : giveUp(state, index, "failed")
-    return [onward, attempt(setup, onward, sibling, "next", cooling)]
+    return [onward, attempt(setup, onward, sibling, "next", cooling, now)]
   }
-
-  if (rule.sameTarget === "stated-wait" && stated > 0 && stated <= setup.patienceMs) {
-    const delayMs = Math.max(stated, cooling[index]?.remainingMs ?? 0)
-    if (now + delayMs < setup.deadlineAt) {
-      return [state, { _tag: "Wait", index, chosen: "retry", delayMs, stated: true }]
-    }
-  }
+  if (waitFits) return [state, { _tag: "Wait", index, chosen: "retry", delayMs, stated: true }]
 
   // A long stated wait is only worth it where there is nowhere else to go.
   if (retryFits && (stated <= setup.patienceMs || findFree(setup, state, index + 1, cooling, index) === undefined)) {
@@ -216,7 +231,7 @@ const afterFailure = (
   if (rule.otherTargets === "never") return [onward, { _tag: "Stop", error }]
   if (rule.otherTargets === "larger-window") {
     const larger = findLarger(setup, onward, index, cooling)
-    if (larger !== undefined) return [onward, attempt(setup, onward, larger, "next", cooling)]
+    if (larger !== undefined) return [onward, attempt(setup, onward, larger, "next", cooling, now)]
   }
   return [onward, walk(setup, onward, index + 1, "next", cooling, now)]
 }
@@ -238,20 +253,30 @@ const isSuspect = (setup: Setup, state: State, index: number): boolean =>
 
 // Overflow must never move to a window that is known to be as small; an unknown one may be larger.
 const onlyLargerWindows = (setup: Setup, state: State, index: number): State => {
-  const givenUp = new Map(state.givenUp).set(index, "failed")
-  const window = setup.candidates[index]?.target.contextWindow
-  setup.candidates.forEach(({ target }, other) => {
-    if (givenUp.has(other)) return
-    const sameModel = target.provider === setup.candidates[index]?.target.provider &&
-      target.model === setup.candidates[index]?.target.model
-    const known = window !== undefined && target.contextWindow !== undefined
-    if (known ? target.contextWindow <= window : sameModel) givenUp.set(other, "context_window")
+  const failed = setup.candidates[index]?.target
+  const window = failed?.contextWindow
+  return giveUpAll(
+    setup,
+    giveUp(state, index, "failed"),
+    "context_window",
+    (target) =>
+      window !== undefined && target.contextWindow !== undefined
+        ? target.contextWindow <= window
+        : target.provider === failed?.provider && target.model === failed?.model
+  )
+}
+
+/** Gives up, for the rest of a call, every candidate that a further attempt must not be sent to. */
+export const giveUpAll = (setup: Setup, state: State, why: Why, when: (target: Target) => boolean): State => {
+  const givenUp = new Map(state.givenUp)
+  setup.candidates.forEach(({ target }, index) => {
+    if (setup.fit[index] === 1 && when(target) && !givenUp.has(index)) givenUp.set(index, why)
   })
   return { ...state, givenUp }
 }
 
-const isFree = (state: State, cooling: Cooling, index: number): boolean =>
-  cooling[index] === undefined && !state.givenUp.has(index)
+const isFree = (setup: Setup, state: State, cooling: Cooling, index: number): boolean =>
+  setup.fit[index] === 1 && cooling[index] === undefined && !state.givenUp.has(index)
 
 const findFree = (
   setup: Setup,
@@ -260,38 +285,97 @@ const findFree = (
   cooling: Cooling,
   except?: number
 ): number | undefined => {
-  const count = setup.candidates.length
-  let lastResort: number | undefined
-  for (let step = 0; step < count; step++) {
-    const index = (from + step) % count
-    if (index === except || !isFree(state, cooling, index)) continue
-    if (state.suspects.size === 0 || !isSuspect(setup, state, index)) return index
-    lastResort ??= index
-  }
-  return lastResort
+  const start = from % setup.candidates.length
+  const unmarked = cooling.length === 0 && state.givenUp.size === 0 && except === undefined
+  const free = unmarked ? setup.fit : marked(setup, (index) => index !== except && isFree(setup, state, cooling, index))
+  if (state.suspects.size === 0) return chosenBy(setup, free, start)
+  const trusted = marked(setup, (index) => free[index] === 1 && !isSuspect(setup, state, index))
+  return chosenBy(setup, trusted, start) ?? chosenBy(setup, free, start)
+}
+
+const chosenBy = (setup: Setup, free: Uint8Array, start: number): number | undefined => {
+  const index = setup.choose(free, start)
+  return index < 0 ? undefined : index
+}
+
+const marked = (setup: Setup, mark: (index: number) => boolean): Uint8Array => {
+  const marks = new Uint8Array(setup.candidates.length)
+  for (let index = 0; index < marks.length; index++) if (mark(index)) marks[index] = 1
+  return marks
+}
+
+/** The attempt that may be made beside those that run, `undefined` when there is no other target for it. */
+export const beside = (
+  setup: Setup,
+  state: State,
+  running: ReadonlyArray<number>,
+  cooling: Cooling,
+  now: number
+): Extract<Decision, { readonly _tag: "Attempt" }> | undefined => {
+  const free = marked(
+    setup,
+    (index) => !running.includes(index) && isFree(setup, state, cooling, index) && !isSuspect(setup, state, index)
+  )
+  const index = chosenBy(setup, free, ((running[0] ?? 0) + 1) % setup.candidates.length)
+  // It does not wait, and what the first one leaves to later targets it leaves as well.
+  return index === undefined ? undefined : attempt(setup, state, index, "hedge", cooling, now)
 }
 
 const findSibling = (setup: Setup, state: State, index: number, cooling: Cooling): number | undefined => {
   const failed = setup.candidates[index]?.target
-  const count = setup.candidates.length
-  for (let step = 1; step < count; step++) {
-    const other = (index + step) % count
+  const free = marked(setup, (other) => {
     const target = setup.candidates[other]?.target
-    if (target?.provider === failed?.provider && target?.model === failed?.model && isFree(state, cooling, other)) {
-      return other
-    }
-  }
-  return undefined
+    return other !== index && target?.provider === failed?.provider && target?.model === failed?.model &&
+      isFree(setup, state, cooling, other)
+  })
+  return chosenBy(setup, free, (index + 1) % setup.candidates.length)
 }
 
 const findLarger = (setup: Setup, state: State, index: number, cooling: Cooling): number | undefined => {
-  const count = setup.candidates.length
-  for (let step = 1; step < count; step++) {
-    const other = (index + step) % count
-    const known = setup.candidates[other]?.target.contextWindow !== undefined
-    if (known && isFree(state, cooling, other)) return other
+  const free = marked(
+    setup,
+    (other) =>
+      other !== index && setup.candidates[other]?.target.contextWindow !== undefined &&
+      isFree(setup, state, cooling, other)
+  )
+  return chosenBy(setup, free, (index + 1) % setup.candidates.length)
+}
+
+/** What a later target needs at least, to be worth a start. */
+const startMs = 500
+
+const startsOf = (targets: number, remainingMs: number): number =>
+  targets === 0 ? 0 : Math.min(targets * startMs, remainingMs * targets / (targets + 1))
+
+/**
+ * Returns how much of the time left an attempt may take: half of it, less where there are many more targets to start,
+ * and never less than an equal part. The last target gets all there is.
+ */
+export const slice = (remainingMs: number, targets: number): number =>
+  targets === 0
+    ? remainingMs
+    : Math.max(remainingMs / (targets + 1), Math.min(remainingMs / 2, remainingMs - targets * startMs))
+
+/** How many other targets the call may still start an attempt at. */
+const later = (setup: Setup, state: State, cooling: Cooling, index: number): number => {
+  const attempts = setup.maxAttempts - state.attempts - 1
+  if (attempts <= 0) return 0
+  if (cooling.length === 0 && state.givenUp.size === 0) return Math.min(attempts, setup.fitting - 1)
+  let free = 0
+  for (let other = 0; other < setup.candidates.length; other++) {
+    if (other !== index && isFree(setup, state, cooling, other)) free++
   }
-  return undefined
+  return Math.min(attempts, free)
+}
+
+const sliceOf = (setup: Setup, state: State, index: number, cooling: Cooling, now: number): number => {
+  const remainingMs = setup.deadlineAt - now
+  const least = Math.min(remainingMs / 2, remainingMs - setup.maxAttempts * startMs)
+  // With plenty of time the limit of an attempt alone leaves enough for all.
+  if (setup.fitting === 1 || least >= setup.attemptMs) return Number.POSITIVE_INFINITY
+  const targets = later(setup, state, cooling, index)
+  const sliceMs = slice(remainingMs, targets)
+  return targets === 0 || sliceMs >= setup.attemptMs ? Number.POSITIVE_INFINITY : sliceMs
 }
 
 const walk = (
@@ -303,7 +387,7 @@ const walk = (
   now: number
 ): Decision => {
   const free = findFree(setup, state, from, cooling)
-  if (free !== undefined) return attempt(setup, state, free, chosen, cooling)
+  if (free !== undefined) return attempt(setup, state, free, chosen, cooling, now)
   const earliest = findEarliest(setup, state, cooling)
   const entry = earliest === undefined ? undefined : cooling[earliest]
   // Only the limiter can tell when it is the turn of somebody whose wait nobody knows.
@@ -312,7 +396,7 @@ const walk = (
     return exhausted(setup, state, cooling)
   }
   return entry.scopeKey === limitKey
-    ? { ...attempt(setup, state, earliest, "earliest", cooling), queue: true }
+    ? { ...attempt(setup, state, earliest, "earliest", cooling, now), queue: true }
     : { _tag: "Wait", index: earliest, chosen: "earliest", delayMs: entry.remainingMs, stated: true }
 }
 
@@ -321,7 +405,7 @@ const findEarliest = (setup: Setup, state: State, cooling: Cooling): number | un
   let soonest = Number.POSITIVE_INFINITY
   for (let index = 0; index < setup.candidates.length; index++) {
     const remaining = cooling[index]?.remainingMs ?? 0
-    if (!state.givenUp.has(index) && (earliest === undefined || remaining < soonest)) {
+    if (setup.fit[index] === 1 && !state.givenUp.has(index) && (earliest === undefined || remaining < soonest)) {
       earliest = index
       soonest = remaining
     }
@@ -334,18 +418,20 @@ const attempt = (
   state: State,
   index: number,
   chosen: Errors.Attempt["chosen"],
-  cooling: Cooling
+  cooling: Cooling,
+  now: number
 ): Extract<Decision, { readonly _tag: "Attempt" }> => ({
   _tag: "Attempt",
   index,
   chosen,
   skipped: skippedFor(setup, state, index, cooling),
-  queue: false
+  queue: false,
+  sliceMs: sliceOf(setup, state, index, cooling, now)
 })
 
 const none: ReadonlyArray<Errors.Skipped> = []
 
-const skippedFor = (
+export const skippedFor = (
   setup: Setup,
   state: State,
   chosen: number,
@@ -354,7 +440,7 @@ const skippedFor = (
   if (cooling.length === 0 && state.givenUp.size === 0) return none
   const skipped: Array<Errors.Skipped> = []
   setup.candidates.forEach(({ target }, index) => {
-    if (index === chosen) return
+    if (index === chosen || setup.fit[index] !== 1) return
     const why = state.givenUp.get(index)
     const entry = cooling[index]
     if (why !== undefined) skipped.push({ target: target.id, why })
@@ -374,11 +460,12 @@ export const exhausted = (setup: Setup, state: State, cooling: Cooling): Decisio
   let earliestMs: number | undefined
   const providers = new Map<string, { provider: string; available: number; total: number }>()
   for (let index = 0; index < setup.candidates.length; index++) {
+    if (setup.fit[index] !== 1) continue
     const provider = setup.candidates[index]?.target.provider ?? ""
     const counts = providers.get(provider) ?? { provider, available: 0, total: 0 }
     providers.set(provider, counts)
     counts.total++
-    if (isFree(state, cooling, index)) counts.available++
+    if (isFree(setup, state, cooling, index)) counts.available++
     const remaining = cooling[index]?.remainingMs
     const error = state.errors.get(index)
     if (error?.errorClass === "permanent") continue
@@ -390,7 +477,7 @@ export const exhausted = (setup: Setup, state: State, cooling: Cooling): Decisio
     }
   }
   const exhaustion: Errors.Exhaustion = {
-    targets: setup.candidates.length,
+    targets: setup.fitting,
     providers: Array.from(providers.values()),
     ...(earliestMs === undefined ? undefined : { earliestMs })
   }
@@ -410,7 +497,7 @@ const surface = (
   const raised = index === undefined ? state.errors.values().next().value : state.errors.get(index)
   // With one target the provider's own words say more than a count of one.
   if (raised !== undefined) {
-    return setup.candidates.length === 1 ? raised : Errors.update(raised, { exhaustion, ...retryAfter })
+    return setup.fitting === 1 ? raised : Errors.update(raised, { exhaustion, ...retryAfter })
   }
   const entry = index === undefined ? undefined : cooling[index]
   const target = index === undefined ? undefined : setup.candidates[index]?.target

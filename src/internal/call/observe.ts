@@ -7,7 +7,6 @@
  *
  * @internal
  */
-import type * as Response from "effect/ai/Response"
 import * as Effect from "effect/Effect"
 import * as ClientThrottle from "../../ClientThrottle.ts"
 import * as Health from "../../Health.ts"
@@ -15,7 +14,8 @@ import type { LLMError } from "../../LLMError.ts"
 import { type Rule, ruleFor } from "../../Recovery.ts"
 import * as RetryBudget from "../../RetryBudget.ts"
 import * as Admissions from "./admit.ts"
-import type { Attempt, Call } from "./call.ts"
+import type { Attempt, Call, Member, Spent } from "./call.ts"
+import * as Records from "./record.ts"
 
 const times = (call: Call, attempt: Attempt): Health.Times => {
   const durationMs = call.clock.currentTimeMillisUnsafe() - attempt.startedAt
@@ -24,12 +24,8 @@ const times = (call: Call, attempt: Attempt): Health.Times => {
     : { durationMs, firstTokenMs: attempt.firstContentAt - attempt.startedAt }
 }
 
-const recordHealth = (call: Call, attempt: Attempt, outcome: Health.Outcome): Effect.Effect<void> => {
-  const { health } = call.engine
-  let all: Effect.Effect<void> = Effect.void
-  for (const key of attempt.member.health) all = Effect.andThen(all, health.record(key, outcome))
-  return all
-}
+const recordHealth = (call: Call, attempt: Attempt, outcome: Health.Outcome): Effect.Effect<void> =>
+  call.engine.health.recordAll(attempt.member.health, outcome)
 
 const settleBudget = (call: Call, attempt: Attempt, outcome: RetryBudget.Outcome): Effect.Effect<void> =>
   call.engine.budget.settle(attempt.member.budget, {
@@ -56,19 +52,35 @@ const telling = (attempt: Attempt, all: () => Effect.Effect<void>): Effect.Effec
     return all()
   }))
 
-export const succeeded = (call: Call, attempt: Attempt, usage: Response.Usage): Effect.Effect<void> =>
+export const succeeded = (call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> =>
   telling(attempt, () =>
     Effect.andThen(
-      Effect.andThen(attempt.permit.success, Admissions.succeeded(call, attempt, usage)),
+      Effect.andThen(attempt.permit.success, Admissions.succeeded(call, attempt, spent)),
       Effect.andThen(
-        recordHealth(
-          call,
-          attempt,
-          Health.success({ ...times(call, attempt), outputTokens: usage.outputTokens.total })
+        Effect.andThen(
+          recordHealth(call, attempt, Health.success({ ...times(call, attempt), outputTokens: outputOf(spent) })),
+          observeHedging(call, attempt)
         ),
         Effect.andThen(settleBudget(call, attempt, "success"), settleThrottle(attempt, "accepted"))
       )
     ))
+
+const outputOf = (spent: Spent): number | undefined =>
+  spent._tag === "Reported"
+    ? spent.usage.outputTokens.total
+    : typeof spent.usage === "string"
+    ? undefined
+    : spent.usage.output
+
+// When to hedge is learned from how long a success takes to its first content, or to its end where there is no other.
+const observeHedging = (call: Call, attempt: Attempt): Effect.Effect<void> =>
+  call.engine.hedging === undefined ? Effect.void : call.engine.hedging.observe(
+    hedgingKey(call, attempt.member),
+    (attempt.firstContentAt ?? call.clock.currentTimeMillisUnsafe()) - attempt.startedAt
+  )
+
+/** Streams are hedged by their first content, all else by the whole answer. */
+export const hedgingKey = (call: Call, member: Member): string => `${call.need.kind}:${member.budget}`
 
 export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> =>
   telling(attempt, () =>
@@ -92,7 +104,7 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
 export const interrupted = (call: Call, attempt: Attempt): Effect.Effect<void> =>
   telling(attempt, () =>
     Effect.andThen(
-      recordHealth(call, attempt, Health.interrupted),
+      Effect.andThen(recordHealth(call, attempt, Health.interrupted), Records.interrupted(call, attempt)),
       Effect.andThen(settleBudget(call, attempt, "neutral"), settleThrottle(attempt, "neutral"))
     ))
 

@@ -1,5 +1,5 @@
 /**
- * The decision record of a call, and what it writes to the log.
+ * The decision record of a call: what it holds, what it writes to the log, which events it makes.
  *
  * @internal
  */
@@ -7,25 +7,49 @@ import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import type * as Errors from "../../LLMError.ts"
 import type { Timings } from "../../LLMService.ts"
-import type { Attempt, Call } from "./call.ts"
+import type { Attempt, Call, Spent } from "./call.ts"
+import * as Completions from "./completion.ts"
 
 const line = (call: Call, attempt: Attempt): Omit<Errors.Attempt, "outcome" | "maybeBilled"> => ({
   target: attempt.member.target.id,
   provider: attempt.member.target.provider,
   model: attempt.member.target.model,
   chosen: attempt.chosen,
+  ...(call.strategy === "ordered" || attempt.chosen === "retry" || attempt.chosen === "earliest"
+    ? undefined
+    : { strategy: call.strategy }),
   startedMs: attempt.startedAt - call.startedAt,
   waitedMs: attempt.waitedMs,
   durationMs: call.clock.currentTimeMillisUnsafe() - attempt.startedAt,
   skipped: attempt.skipped
 })
 
-export const success = (call: Call, attempt: Attempt): void => {
-  call.attempts.push({ ...line(call, attempt), outcome: "success", maybeBilled: true })
+// The answer is the last line, whatever was cancelled in its favour.
+const add = (call: Call, entry: Errors.Attempt): Effect.Effect<void> => {
+  const { attempts, engine } = call
+  const last = attempts[attempts.length - 1]
+  if (entry.outcome === "interrupted" && last?.outcome === "success") attempts.splice(-1, 0, entry)
+  else attempts.push(entry)
+  return engine.events === undefined ? Effect.void : engine.events.publish(() => ({
+    _tag: "AttemptEnded",
+    call: call.id,
+    at: call.clock.currentTimeMillisUnsafe(),
+    attempt: entry
+  }))
 }
 
-export const failure = (call: Call, attempt: Attempt, error: Errors.LLMError): void => {
-  call.attempts.push({
+export const success = (call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> => {
+  const cost = Completions.cost(attempt.member.target, spent)
+  return add(call, {
+    ...line(call, attempt),
+    outcome: "success",
+    maybeBilled: true,
+    ...(cost === undefined ? undefined : { cost })
+  })
+}
+
+export const failure = (call: Call, attempt: Attempt, error: Errors.LLMError): Effect.Effect<void> =>
+  add(call, {
     ...line(call, attempt),
     outcome: "failure",
     errorClass: error.errorClass,
@@ -36,11 +60,42 @@ export const failure = (call: Call, attempt: Attempt, error: Errors.LLMError): v
     ...(error.requestId === undefined ? undefined : { requestId: error.requestId }),
     ...(error.retryAfter === undefined ? undefined : { retryAfterMs: Duration.toMillis(error.retryAfter) })
   })
-}
+
+/** What was sent may have been executed, whoever hung up. */
+export const interrupted = (call: Call, attempt: Attempt): Effect.Effect<void> =>
+  add(call, { ...line(call, attempt), outcome: "interrupted", maybeBilled: true })
 
 export const timings = (call: Call, attempt: Attempt): Timings => {
   const now = call.clock.currentTimeMillisUnsafe()
   return { totalMs: now - call.startedAt, waitedMs: call.waitedMs, attemptMs: now - attempt.startedAt }
+}
+
+/** Tells, once, that the call is over: with an answer of this target, with an error, or with neither. */
+export const ended = (
+  call: Call,
+  target: string | undefined,
+  error?: Errors.LLMError
+): Effect.Effect<void> | undefined => {
+  const { events } = call.engine
+  if (events === undefined || call.over) return undefined
+  call.over = true
+  return events.publish(() => {
+    const at = call.clock.currentTimeMillisUnsafe()
+    return {
+      _tag: "CallEnded",
+      call: call.id,
+      at,
+      outcome: error !== undefined ? "failure" : target === undefined ? "interrupted" : "success",
+      target: target ?? error?.target,
+      tenant: call.need.tenant,
+      errorClass: error?.errorClass,
+      reason: error?.reason,
+      attempts: call.attempts.slice(),
+      totalMs: at - call.startedAt,
+      waitedMs: call.waitedMs,
+      ...Completions.total(call.attempts)
+    }
+  })
 }
 
 export const logFailure = (call: Call, error: Errors.LLMError): Effect.Effect<void> =>

@@ -3,10 +3,12 @@
  *
  * @internal
  */
+import * as Cause from "effect/Cause"
 import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import * as Option from "effect/Option"
 import * as Pull from "effect/Pull"
 import * as Random from "effect/Random"
 import * as Schedule from "effect/Schedule"
@@ -14,8 +16,8 @@ import * as Scope from "effect/Scope"
 import type { Permit, Verdict } from "../../CircuitBreaker.ts"
 import type { Permit as Passed } from "../../ClientThrottle.ts"
 import * as ClientThrottle from "../../ClientThrottle.ts"
+import * as Hedging from "../../Hedging.ts"
 import * as Errors from "../../LLMError.ts"
-import type { CompletionRequest } from "../../LLMService.ts"
 import * as Recovery from "../../Recovery.ts"
 import * as Retry from "../../Retry.ts"
 import * as RetryBudget from "../../RetryBudget.ts"
@@ -23,145 +25,168 @@ import * as Targets from "../../Target.ts"
 import { CurrentDeadline } from "../../Timeouts.ts"
 import * as Ejections from "../health/ejection.ts"
 import * as Admissions from "./admit.ts"
-import type { Attempt, Call, Engine, Grant, Member, Step } from "./call.ts"
+import * as Boards from "./board.ts"
+import type { Attempt, Call, Engine, Fitness, Grant, Member, Need, Step } from "./call.ts"
 import * as Decisions from "./decision.ts"
 import * as Observers from "./observe.ts"
 import * as Records from "./record.ts"
-import * as Requests from "./request.ts"
 
-/** Checks a request and finds out who can serve it. */
-export const begin = (engine: Engine, request: CompletionRequest): Effect.Effect<Call, Errors.LLMError> =>
-  Effect.flatMap(Requests.prepare(request), (prepared) =>
-    Clock.clockWith((clock) => {
-      const able = engine.selective
-        ? engine.candidates.filter((_) => Requests.missing(_.target.capabilities, prepared) === undefined)
-        : engine.candidates
-      if (able.length === 0) return Effect.fail(unable(engine, prepared))
-      const startedAt = clock.currentTimeMillisUnsafe()
-      const totalMs = prepared.deadline === undefined
-        ? engine.limits.total
-        : Duration.toMillis(Duration.fromInputUnsafe(prepared.deadline))
-      const call: Call = {
-        engine,
-        request: prepared,
-        setup: {
-          candidates: able,
-          maxAttempts: engine.maxAttempts,
-          patienceMs: engine.patienceMs,
-          deadlineAt: startedAt + totalMs
+/** Starts a call. */
+export const begin = (engine: Engine, need: Need, fitness: Fitness): Effect.Effect<Call> =>
+  Effect.withFiber((fiber) => {
+    const clock = fiber.getRef(Clock.Clock)
+    const random = fiber.getRef(Random.Random)
+    const { board, limits } = engine
+    const strategy = need.affinity !== undefined && engine.strategy.sticky ? engine.sticky : engine.strategy
+    const draw = (): number => random.nextDoubleUnsafe()
+    const startedAt = clock.currentTimeMillisUnsafe()
+    const call: Call = {
+      id: ++engine.calls,
+      engine,
+      need,
+      setup: {
+        candidates: engine.candidates,
+        fit: fitness.fit,
+        fitting: fitness.fitting,
+        choose: (free, start) => {
+          board.free = free
+          board.start = start
+          board.tokens = need.tokens
+          board.affinity = need.affinity
+          return strategy.pick(board, 0, board.count, draw)
         },
-        members: able,
-        groups: able === engine.candidates ? engine.groups : able.map((_) => _.scopeKeys),
-        circuits: able === engine.candidates ? engine.circuitKeys : able.map((_) => _.circuit),
-        clock,
-        startedAt,
-        attempts: [],
-        steps: new Map(),
-        state: Decisions.initial,
-        waitedMs: 0,
-        pendingWaitMs: 0,
-        pendingCharge: undefined,
-        overruled: []
-      }
-      return Effect.succeed(call)
-    }))
-
-const unable = (engine: Engine, request: Requests.Prepared): Errors.LLMError => {
-  const needs = new Set(engine.candidates.map((_) => Requests.missing(_.target.capabilities, request)))
-  return new Errors.PermanentError({
-    provider: engine.candidates[0]?.target.provider ?? "none",
-    origin: "router",
-    reason: "unsupported_parameter",
-    scope: "request",
-    detail: `no target can serve a request that needs ${Array.from(needs).join(" and ")}`
+        maxAttempts: engine.maxAttempts,
+        attemptMs: need.attemptMs,
+        patienceMs: engine.patienceMs,
+        stays: need.affinity !== undefined,
+        replays: need.replays,
+        deadlineAt: startedAt + (need.deadlineMs ?? limits.total)
+      },
+      unfit: fitness.skipped,
+      strategy: strategy.name,
+      clock,
+      startedAt,
+      attempts: [],
+      steps: new Map(),
+      state: Decisions.initial,
+      waitedMs: 0,
+      pendingWaitMs: 0,
+      pendingCharge: undefined,
+      pendingHedge: undefined,
+      overruled: none,
+      firstCause: undefined,
+      over: false
+    }
+    return Effect.succeed(call)
   })
+
+const none: ReadonlyArray<never> = []
+
+/** What a call does over and over. */
+export interface Loop<out A, out R = never> {
+  readonly call: Call
+  /** Keeps open what a successful attempt has opened; without one that is closed at once, too. */
+  readonly parent: Scope.Scope | undefined
+  readonly perform: (attempt: Attempt) => Effect.Effect<A, Errors.LLMError, R>
 }
 
-interface Served<A> {
+export interface Served<A> {
   readonly _tag: "Served"
   readonly attempt: Attempt
   readonly value: A
 }
 
-/** How an attempt ended, or why there was none. */
-type Ended<A> =
-  | Served<A>
-  | { readonly _tag: "Failed"; readonly attempt: Attempt; readonly error: Errors.LLMError }
-  | { readonly _tag: "Refused"; readonly by: Decisions.Busy["by"]; readonly error: Errors.LLMError }
-  /** While it waited in the queue, a cooldown began that covers the target. */
-  | { readonly _tag: "Overtaken" }
+/** How an attempt ended: in an answer, or in something to be decided upon. */
+type Ended<A> = Served<A> | Exclude<Decisions.Event, { readonly _tag: "Start" }>
 
 type Chosen = Extract<Decisions.Decision, { readonly _tag: "Attempt" }>
+
+type Failed = Extract<Decisions.Event, { readonly _tag: "Failed" }>
 
 /**
  * Runs a call until it is served or there is nothing left to try.
  *
- * With a `parent`, what an attempt has opened stays open in it after a success; a failed one is closed before the next
- * one begins.
+ * What an attempt has opened is closed before the next one begins.
  */
-export const run = <A>(
-  call: Call,
-  parent: Scope.Scope | undefined,
-  perform: (attempt: Attempt, scope: Scope.Scope) => Effect.Effect<A, Errors.LLMError>
-): Effect.Effect<Served<A>, Errors.LLMError> => {
-  const react = (event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError> =>
-    Effect.flatMap(blocked(call), (cooling) => {
-      const now = call.clock.currentTimeMillisUnsafe()
-      const before = call.state
-      const [state, decision] = Decisions.decide(call.setup, before, event, cooling, now)
-      call.state = state
-      switch (decision._tag) {
-        case "Attempt":
-          return Effect.flatMap(attempt(call, parent, perform, decision), (ended) => {
-            switch (ended._tag) {
-              case "Served":
-                return Effect.succeed(ended)
-              case "Failed":
-                return Effect.flatMap(settle(call, ended.attempt, ended.error), react)
-              case "Refused":
-                return react({ ...ended, index: decision.index, queued: decision.queue })
-              case "Overtaken":
-                return react({ _tag: "Waited", index: decision.index, chosen: decision.chosen })
-            }
-          })
-        case "Wait": {
-          const waited = Effect.andThen(wait(call, decision), react({ ...decision, _tag: "Waited" }))
-          if (event._tag !== "Failed" || decision.stated) return waited
-          // A retry that the budget refuses is decided anew, as if the schedule had ended.
-          return Effect.flatMap(charge(call, decision, event.error), (granted) => {
-            if (granted) return waited
-            call.state = before
-            return react({ ...event, retryMs: undefined })
-          })
-        }
-        case "Stop":
-          return Effect.flatMap(
-            asRefused(call, decision.error),
-            (error) => Effect.andThen(Records.logStop(call, error), failWith(call, error))
-          )
+export const run = <A, R>(loop: Loop<A, R>): Effect.Effect<Served<A>, Errors.LLMError, R> => watched(loop, start)
+
+const start: Decisions.Event = { _tag: "Start" }
+
+/** Goes on with a call whose answer broke after some of it had been handed over. */
+export const resume = <A, R>(
+  loop: Loop<A, R>,
+  attempt: Attempt,
+  error: Errors.LLMError,
+  options: { readonly sameTarget: boolean }
+): Effect.Effect<Served<A>, Errors.LLMError, R> =>
+  Effect.flatMap(
+    settle(loop.call, attempt, error),
+    (event) => watched(loop, options.sameTarget ? event : { ...event, retryMs: undefined })
+  )
+
+const watched = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError, R> =>
+  Effect.onExitPrimitive(react(loop, event), (exit) => {
+    const { call } = loop
+    if (Exit.isSuccess(exit)) {
+      const ended = call.need.kind === "stream" ? undefined : Records.ended(call, exit.value.attempt.member.target.id)
+      return call.pendingCharge === undefined ? ended : Effect.andThen(refund(call), ended ?? Effect.void)
+    }
+    const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
+    return Effect.andThen(refund(call), Records.ended(call, undefined, error) ?? Effect.void)
+  })
+
+const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError, R> => {
+  const { call } = loop
+  return Effect.flatMap(blocked(call), (cooling) => {
+    const before = call.state
+    const [state, decision] = Decisions.decide(call.setup, before, event, cooling, call.clock.currentTimeMillisUnsafe())
+    call.state = state
+    switch (decision._tag) {
+      case "Attempt":
+        return Effect.flatMap(
+          call.engine.hedging === undefined ? attempt(loop, decision) : hedged(loop, decision, call.engine.hedging),
+          (ended) => ended._tag === "Served" ? Effect.succeed(ended) : react(loop, ended)
+        )
+      case "Wait": {
+        const waited = Effect.andThen(wait(call, decision), react(loop, { ...decision, _tag: "Waited" }))
+        if (event._tag !== "Failed" || decision.stated) return waited
+        // A retry that the budget refuses is decided anew, as if the schedule had ended.
+        return Effect.flatMap(charge(call, decision, event.error), (granted) => {
+          if (granted) return waited
+          call.state = before
+          return react(loop, { ...event, retryMs: undefined })
+        })
       }
-    })
-  return Effect.onExit(react({ _tag: "Start" }), () => refund(call))
+      case "Stop":
+        return Effect.flatMap(
+          asRefused(call, call.firstCause ?? decision.error),
+          (error) => Effect.andThen(Records.logStop(call, error), failWith(call, error))
+        )
+    }
+  })
 }
 
-/** What must not be asked now: what is cooling, and what an open circuit refuses. */
-const blocked = (call: Call): Effect.Effect<Decisions.Cooling> =>
-  Effect.zipWith(
-    call.engine.cooldown.latest(call.groups),
-    call.engine.circuits.checkAll(call.circuits),
-    (cooling, verdicts) => {
-      if (verdicts.length === 0) {
-        call.overruled = []
-        return cooling
-      }
-      const now = call.clock.currentTimeMillisUnsafe()
-      call.overruled = overruledOf(call, cooling, verdicts, now)
-      const obeyed = verdicts.map((verdict, index) =>
-        call.overruled.includes(index) ? { ...verdict, admits: true } : verdict
-      )
-      return Decisions.withCircuits(cooling, obeyed, now)
-    }
+/** What must not be asked now: what is cooling, and what an open circuit refuses. The board is read again as well. */
+const blocked = (call: Call): Effect.Effect<Decisions.Cooling> => {
+  const { engine } = call
+  const read = Effect.flatMap(
+    engine.cooldown.latest(engine.groups),
+    (cooling) =>
+      Effect.map(engine.circuits.checkAll(engine.circuitKeys), (verdicts) => {
+        if (verdicts.length === 0) {
+          call.overruled = none
+          return cooling
+        }
+        const now = call.clock.currentTimeMillisUnsafe()
+        call.overruled = overruledOf(call, cooling, verdicts, now)
+        const obeyed = verdicts.map((verdict, index) =>
+          call.overruled.includes(index) ? { ...verdict, admits: true } : verdict
+        )
+        return Decisions.withCircuits(cooling, obeyed, now)
+      })
   )
+  return engine.strategy.reads.length === 0 ? read : Effect.andThen(Boards.refresh(engine), read)
+}
 
 /** Open circuits must not take most of a pool out of use: among what is not out for other reasons, half stays in. */
 const overruledOf = (
@@ -171,7 +196,9 @@ const overruledOf = (
   now: number
 ): ReadonlyArray<number> => {
   const pool = verdicts.flatMap((verdict, index) =>
-    cooling[index] === undefined && Number.isFinite(verdict.retryAfterMs) ? [{ index, verdict }] : []
+    call.setup.fit[index] === 1 && cooling[index] === undefined && Number.isFinite(verdict.retryAfterMs)
+      ? [{ index, verdict }]
+      : []
   )
   if (pool.length < 2) return []
   const refusals = pool.map(({ verdict }) =>
@@ -188,7 +215,9 @@ const overruledOf = (
 
 /** Where a circuit is all there is to surface, its own refusal says which class of failure has opened it. */
 const asRefused = (call: Call, error: Errors.LLMError): Effect.Effect<Errors.LLMError> => {
-  const member = error.origin === "circuit" ? call.members.find((_) => _.target.id === error.target) : undefined
+  const member = error.origin === "circuit"
+    ? call.engine.candidates.find((_) => _.target.id === error.target)
+    : undefined
   if (member === undefined) return Effect.succeed(error)
   const { exhaustion, model, provider, retryAfter, target } = error
   return Effect.scopedWith((scope) =>
@@ -205,7 +234,7 @@ const charge = (
   decision: Extract<Decisions.Decision, { readonly _tag: "Wait" }>,
   error: Errors.LLMError
 ): Effect.Effect<boolean> => {
-  const key = call.members[decision.index]?.budget
+  const key = call.engine.candidates[decision.index]?.budget
   if (key === undefined) return Effect.succeed(false)
   const cost = RetryBudget.costOf(error)
   return Effect.uninterruptible(Effect.map(call.engine.budget.withdraw(key, cost), (granted) => {
@@ -222,84 +251,132 @@ const refund = (call: Call): Effect.Effect<void> => {
   return call.engine.budget.refund(charge.key, charge.cost)
 }
 
-const attempt = <A>(
-  call: Call,
-  parent: Scope.Scope | undefined,
-  perform: (attempt: Attempt, scope: Scope.Scope) => Effect.Effect<A, Errors.LLMError>,
-  chosen: Chosen
-): Effect.Effect<Ended<A>> => {
-  const member = call.members[chosen.index]
-  if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
-  const scopes = Admissions.scopesOf(call, member)
+// ---------------------------------------------------------------------------------------------------------------------
+// one attempt
+// ---------------------------------------------------------------------------------------------------------------------
 
-  // What an attempt takes over, from the charge for a retry to the place in a throttle, is its own at once or not at all.
-  const begin = (
-    scope: Scope.Scope,
-    permit: Permit,
-    passed: Passed | undefined,
-    grant: Grant | undefined
-  ): Effect.Effect<Attempt> =>
-    Effect.suspend(() => {
-      const attempt = attemptOf(call, member, chosen, permit, passed, grant)
-      const begun = Effect.as(Scope.addFinalizer(scope, Observers.interrupted(call, attempt)), attempt)
-      // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
-      return attempt.charged === undefined
-        ? Effect.andThen(Effect.andThen(refund(call), call.engine.budget.deposit(member.budget)), begun)
-        : begun
-    })
+const attempt = <A, R>(loop: Loop<A, R>, chosen: Chosen): Effect.Effect<Ended<A>, never, R> =>
+  Effect.suspend(() => {
+    const { call, parent } = loop
+    const member = call.engine.candidates[chosen.index]
+    if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
+    const scope = parent === undefined ? Scope.makeUnsafe() : Scope.forkUnsafe(parent)
+    const scopes = Admissions.scopesOf(call, member)
+    const ended = scopes.length === 0
+      ? admitted(loop, chosen, member, scope, undefined)
+      : Effect.matchEffect(Admissions.admit(call, member, scopes, chosen.queue, scope), {
+        onSuccess: (grant) => {
+          const performed = admitted(loop, chosen, member, scope, grant)
+          return chosen.queue ? unlessCooled(call, chosen, member, grant, performed) : performed
+        },
+        onFailure: (error): Effect.Effect<Ended<A>> => Effect.succeed(refused(chosen, "limit", error))
+      })
+    // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
+    return Effect.onExitPrimitive(ended, (exit) =>
+      parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served"
+        ? undefined
+        : Scope.closeUnsafe(scope, exit))
+  })
 
-  const performed = (scope: Scope.Scope, attempt: Attempt): Effect.Effect<Ended<A>> => {
-    const ended = Effect.matchEffect(perform(attempt, scope), {
-      onSuccess: (value): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Served", attempt, value }),
-      onFailure: (error) =>
-        Effect.as(Observers.failed(call, attempt, error), { _tag: "Failed" as const, attempt, error })
-    })
-    if (attempt.grant !== undefined) attempt.grant.sent = true
-    return call.attempts.length === 0 && chosen.skipped.length === 0
-      ? ended
-      : Effect.andThen(Records.logChoice(call, attempt), ended)
-  }
+const refused = (chosen: Chosen, by: Decisions.Busy["by"], error: Errors.LLMError): Ended<never> => ({
+  _tag: "Refused",
+  index: chosen.index,
+  queued: chosen.queue,
+  by,
+  error
+})
 
+// The circuit has the last word, after any wait for capacity: what it refuses gives the capacity back unused.
+const admitted = <A, R>(
+  loop: Loop<A, R>,
+  chosen: Chosen,
+  member: Member,
+  scope: Scope.Closeable,
+  grant: Grant | undefined
+): Effect.Effect<Ended<A>, never, R> => {
+  const { call } = loop
   const { circuits, throttle } = call.engine
   const admission = call.overruled.includes(chosen.index)
     ? Effect.andThen(circuits.probe(member.circuit), circuits.admit(member.circuit))
     : circuits.admit(member.circuit)
-
-  // The circuit has the last word, after any wait for capacity: what it refuses gives the capacity back unused.
-  const admitted = (scope: Scope.Scope, grant: Grant | undefined): Effect.Effect<Ended<A>> =>
-    Effect.matchEffect(Scope.provide(admission, scope), {
-      onSuccess: (permit) => {
-        const begun = throttle === undefined
-          ? begin(scope, permit, undefined, grant)
-          : Effect.flatMap(
-            throttle.admit(member.target.provider),
-            (passed) => passed === undefined ? Effect.undefined : begin(scope, permit, passed, grant)
-          )
-        return Effect.flatMap(Effect.uninterruptible(begun), (attempt) =>
+  return Effect.matchEffect(Scope.provide(admission, scope), {
+    onSuccess: (permit) => {
+      const begun = throttle === undefined
+        ? beginning(call, chosen, member, scope, permit, undefined, grant)
+        : Effect.flatMap(
+          throttle.admit(member.target.provider),
+          (passed) =>
+            passed === undefined
+              ? Effect.undefined
+              : beginning(call, chosen, member, scope, permit, passed, grant)
+        )
+      return Effect.flatMap(
+        Effect.uninterruptible(begun),
+        (attempt): Effect.Effect<Ended<A>, never, R> =>
           attempt === undefined
-            ? Effect.as(cancelled(grant), { _tag: "Refused" as const, by: "throttle" as const, error: shed(member) })
-            : performed(scope, attempt))
-      },
-      onFailure: (error): Effect.Effect<Ended<A>> =>
-        Effect.as(cancelled(grant), { _tag: "Refused", by: "circuit", error })
-    })
-
-  const opened = parent === undefined ? Scope.make() : Scope.fork(parent)
-  return Effect.flatMap(opened, (scope) => {
-    const ended = scopes.length === 0
-      ? admitted(scope, undefined)
-      : Effect.matchEffect(Admissions.admit(call, member, scopes, chosen.queue, scope), {
-        onSuccess: (grant) =>
-          chosen.queue ? unlessCooled(call, member, grant, admitted(scope, grant)) : admitted(scope, grant),
-        onFailure: (error): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Refused", by: "limit", error })
-      })
-    // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
-    return Effect.onExit(ended, (exit) =>
-      parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served"
-        ? Effect.void
-        : Scope.close(scope, exit))
+            ? Effect.as(cancelled(grant), refused(chosen, "throttle", shed(member)))
+            : performed(loop, attempt)
+      )
+    },
+    onFailure: (error): Effect.Effect<Ended<A>> => Effect.as(cancelled(grant), refused(chosen, "circuit", error))
   })
 }
+
+// What an attempt takes over, from the charge for a retry to the place in a throttle, is its own at once or not at all.
+const beginning = (
+  call: Call,
+  chosen: Chosen,
+  member: Member,
+  scope: Scope.Closeable,
+  permit: Permit,
+  passed: Passed | undefined,
+  grant: Grant | undefined
+): Effect.Effect<Attempt> =>
+  Effect.suspend(() => {
+    const attempt = attemptOf(call, chosen, member, scope, permit, passed, grant)
+    const { board, budget } = call.engine
+    Boards.count(board, chosen.index, 1)
+    const over = Effect.suspend(() => {
+      Boards.count(board, chosen.index, -1)
+      return attempt.told ? Effect.void : Observers.interrupted(call, attempt)
+    })
+    const begun = Effect.as(Scope.addFinalizer(scope, over), attempt)
+    if (attempt.charged !== undefined) return begun
+    // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
+    const counted = Effect.andThen(budget.deposit(member.budget), begun)
+    return call.pendingCharge === undefined || chosen.chosen === "hedge"
+      ? counted
+      : Effect.andThen(refund(call), counted)
+  })
+
+const performed = <A, R>({ call, perform }: Loop<A, R>, attempt: Attempt): Effect.Effect<Ended<A>, never, R> => {
+  const ended = Effect.matchEffect(perform(attempt), {
+    onSuccess: (value): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Served", attempt, value }),
+    onFailure: (raised): Effect.Effect<Ended<A>> => {
+      const error = unlessHurried(attempt, raised)
+      return Effect.andThen(Observers.failed(call, attempt, error), settle(call, attempt, error))
+    }
+  })
+  if (attempt.grant !== undefined) attempt.grant.sent = true
+  return call.attempts.length === 0 && attempt.skipped.length === 0
+    ? ended
+    : Effect.andThen(Records.logChoice(call, attempt), ended)
+}
+
+/** Less than this is too little to say that a target is slow. */
+const enoughMs = 10_000
+
+/** An attempt that was cut short for the sake of later targets says nothing about its own, unless it had time enough. */
+const unlessHurried = (attempt: Attempt, error: Errors.LLMError): Errors.LLMError =>
+  attempt.sliceMs < enoughMs && error.errorClass === "timeout" && error.origin === "provider" &&
+    hurried.has(error.reason)
+    ? Errors.update(error, {
+      origin: "deadline",
+      detail: `${error.detail ?? "no answer"}, the part of the deadline that leaves the other targets a start`
+    })
+    : error
+
+const hurried: ReadonlySet<Errors.Reason> = new Set<Errors.Reason>(["attempt", "first_token", "connect_timeout"])
 
 const cancelled = (grant: Grant | undefined): Effect.Effect<void> => grant?.reservation.cancel ?? Effect.void
 
@@ -307,41 +384,51 @@ const shed = ({ target }: Member): Errors.LLMError =>
   Errors.update(ClientThrottle.refusal(target.provider), { model: target.model, target: target.id })
 
 /** A wait in the queue may take long enough for a cooldown to begin: what was granted is then given back unused. */
-const unlessCooled = <A>(
+const unlessCooled = <A, R>(
   call: Call,
+  { chosen, index }: Chosen,
   member: Member,
   grant: Grant,
-  performed: Effect.Effect<Ended<A>>
-): Effect.Effect<Ended<A>> =>
+  performed: Effect.Effect<Ended<A>, never, R>
+): Effect.Effect<Ended<A>, never, R> =>
   Effect.flatMap(call.engine.cooldown.latest([member.scopeKeys]), ([entry]) =>
     entry === undefined
       ? performed
-      : Effect.as(grant.reservation.cancel, { _tag: "Overtaken" as const }))
+      : Effect.as(grant.reservation.cancel, { _tag: "Waited" as const, index, chosen }))
 
 const attemptOf = (
   call: Call,
-  member: Member,
   chosen: Chosen,
+  member: Member,
+  scope: Scope.Closeable,
   permit: Permit,
   passed: Passed | undefined,
   grant: Grant | undefined
 ): Attempt => {
-  const charge = call.pendingCharge?.key === member.budget ? call.pendingCharge : undefined
-  if (charge !== undefined) call.pendingCharge = undefined
+  const isHedge = chosen.chosen === "hedge"
+  const charge = isHedge
+    ? { cost: hedgeCost }
+    : call.pendingCharge?.key === member.budget
+    ? call.pendingCharge
+    : undefined
+  if (isHedge) call.pendingHedge = undefined
+  else if (charge !== undefined) call.pendingCharge = undefined
   const startedAt = call.clock.currentTimeMillisUnsafe()
   const queuedMs = grant === undefined ? 0 : Math.round(Duration.toMillis(grant.reservation.waited))
-  const waitedMs = call.pendingWaitMs + queuedMs
+  const pendingMs = isHedge ? 0 : call.pendingWaitMs
   call.waitedMs += queuedMs
-  call.pendingWaitMs = 0
+  if (!isHedge) call.pendingWaitMs = 0
   return {
     member,
     index: chosen.index,
     chosen: chosen.chosen,
-    skipped: chosen.skipped,
+    skipped: call.attempts.length === 0 && call.unfit.length > 0 ? [...call.unfit, ...chosen.skipped] : chosen.skipped,
     startedAt,
-    waitedMs,
+    waitedMs: pendingMs + queuedMs,
     // Limits of time must be positive; what is over by now ends at once.
     remainingMs: Math.max(1, call.setup.deadlineAt - startedAt),
+    sliceMs: Math.max(1, chosen.sliceMs),
+    scope,
     grant,
     permit,
     passed,
@@ -351,20 +438,134 @@ const attemptOf = (
   }
 }
 
-/** Records a failure, starts its cooldown and asks the retry schedule: everything the decision needs to know. */
-const settle = (
+// ---------------------------------------------------------------------------------------------------------------------
+// a second request beside a slow one
+// ---------------------------------------------------------------------------------------------------------------------
+
+const hedgeCost: RetryBudget.Cost = "transient"
+
+/** An attempt that is joined by another one, at another target, when it takes longer than most do. */
+const hedged = <A, R>(
+  loop: Loop<A, R>,
+  chosen: Chosen,
+  hedging: Hedging.Hedging["Service"]
+): Effect.Effect<Ended<A>, never, R> => {
+  const { call } = loop
+  const primary = attempt(loop, chosen)
+  const member = call.engine.candidates[chosen.index]
+  if (member === undefined || chosen.queue || !call.need.replays) return primary
+  const key = Observers.hedgingKey(call, member)
+  const running = [chosen.index]
+  let next: Chosen | undefined
+
+  // Whoever fails beside another one changes what the call knows, but decides nothing while that one may still answer.
+  const beside = (hedge: Chosen): Effect.Effect<Served<A>, Ended<A>, R> =>
+    Effect.flatMap(attempt(loop, hedge), (ended): Effect.Effect<Served<A>, Ended<A>> => {
+      if (ended._tag === "Served") return Effect.succeed(ended)
+      if (ended._tag !== "Failed") return Effect.andThen(giveBack(call), Effect.fail(ended))
+      const now = call.clock.currentTimeMillisUnsafe()
+      call.state = Decisions.decide(call.setup, call.state, { ...ended, retryMs: undefined }, [], now)[0]
+      return Effect.fail(ended)
+    })
+
+  const raced = (delay: Duration.Duration): Effect.Effect<Ended<A>, never, R> =>
+    Effect.catch(
+      Hedging.race<Served<A>, Ended<A>, R>(
+        (index) =>
+          index > 0 && next !== undefined
+            ? beside(next)
+            : Effect.flatMap(primary, (ended) => ended._tag === "Served" ? Effect.succeed(ended) : Effect.fail(ended)),
+        {
+          maxAttempts: 1 + hedging.policy.maxHedges,
+          delay,
+          onFailure: "stop",
+          isFatal: (ended) =>
+            ended._tag === "Failed" && ended.rule.otherTargets === "never" && ended.rule.sameTarget === "never",
+          mayStart: () =>
+            Effect.map(hedgeOf(call, hedging, key, running), (hedge) => {
+              next = hedge
+              if (hedge !== undefined) running.push(hedge.index)
+              return hedge !== undefined
+            })
+        }
+      ),
+      (ended) => Effect.succeed(ended)
+    )
+
+  return Effect.flatMap(Effect.andThen(hedging.request(key), hedging.delay(key)), (delay) =>
+    delay === undefined
+      ? primary
+      : Effect.onExitPrimitive(raced(delay), () => call.pendingHedge === undefined ? undefined : giveBack(call)))
+}
+
+/** The attempt to be made beside those that run, when there is a good target and a budget for it. */
+const hedgeOf = (
   call: Call,
-  attempt: Attempt,
-  raised: Errors.LLMError
-): Effect.Effect<Extract<Decisions.Event, { readonly _tag: "Failed" }>> => {
+  hedging: Hedging.Hedging["Service"],
+  key: string,
+  running: ReadonlyArray<number>
+): Effect.Effect<Chosen | undefined> => {
+  const { candidates, circuits, health, limiter } = call.engine
+  const { maxUtilisation, minHealth } = hedging.policy
+  if (call.state.attempts + running.length >= call.setup.maxAttempts) return Effect.undefined
+  return Effect.flatMap(blocked(call), (cooling) => {
+    const now = call.clock.currentTimeMillisUnsafe()
+    const chosen = Decisions.beside(call.setup, call.state, running, cooling, now)
+    const member = chosen === undefined ? undefined : candidates[chosen.index]
+    if (chosen === undefined || member === undefined || call.overruled.includes(chosen.index)) return Effect.undefined
+    const signs = Effect.all([
+      health.score(member.health[0] ?? ""),
+      circuits.state(member.circuit),
+      limiter.headrooms([member.limits])
+    ])
+    return Effect.flatMap(
+      signs,
+      ([score, circuit, [headroom = 1]]) =>
+        score < minHealth || circuit.status === "half-open" || 1 - headroom > maxUtilisation
+          ? Effect.undefined
+          : Effect.map(withdraw(call, hedging, key, member), (granted) => granted ? chosen : undefined)
+    )
+  })
+}
+
+// A hedge is paid for twice: as load beyond what is asked for, and like a retry.
+const withdraw = (
+  call: Call,
+  hedging: Hedging.Hedging["Service"],
+  key: string,
+  { budget }: Member
+): Effect.Effect<boolean> =>
+  Effect.uninterruptible(Effect.flatMap(hedging.withdraw(key), (granted) =>
+    granted
+      ? Effect.flatMap(call.engine.budget.withdraw(budget, hedgeCost), (charged) => {
+        if (!charged) return Effect.as(hedging.refund(key), false)
+        call.pendingHedge = { key, budget }
+        return Effect.succeed(true)
+      })
+      : Effect.succeed(false)))
+
+/** Gives back what was charged for a hedge that was not sent. */
+const giveBack = (call: Call): Effect.Effect<void> => {
+  const { budget, hedging } = call.engine
+  const pending = call.pendingHedge
+  if (pending === undefined || hedging === undefined) return Effect.void
+  call.pendingHedge = undefined
+  return Effect.andThen(budget.refund(pending.budget, hedgeCost), hedging.refund(pending.key))
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// after a failure
+// ---------------------------------------------------------------------------------------------------------------------
+
+/** Records a failure, starts its cooldown and asks the retry schedule: everything the decision needs to know. */
+const settle = (call: Call, attempt: Attempt, raised: Errors.LLMError): Effect.Effect<Failed> => {
   const { target } = attempt.member
   const error = raised.target === undefined
     ? Errors.update(raised, { target: target.id, provider: target.provider, model: raised.model ?? target.model })
     : raised
-  const rule = Recovery.ruleFor(call.engine.recovery, error)
-  Records.failure(call, attempt, error)
+  const rule = ruleFor(call, target, error)
   return Effect.andThen(
-    cool(call, attempt, error, rule),
+    Effect.andThen(Records.failure(call, attempt, error), cool(call, attempt, error, rule)),
     Effect.map(retryDelay(call, attempt, error, rule), (retryMs) => ({
       _tag: "Failed" as const,
       index: attempt.index,
@@ -375,13 +576,30 @@ const settle = (
   )
 }
 
+/** A target that cannot go on with a reply says so with a 400, which is about itself and not about the request. */
+const ruleFor = (call: Call, target: Targets.Target, error: Errors.LLMError): Recovery.Rule =>
+  error.errorClass === "permanent" && target.capabilities.prefill !== true && call.need.isPrefilled() &&
+    (error.reason === "invalid_request" || error.reason === "unsupported_parameter")
+    ? prefillRefused
+    : Recovery.ruleFor(call.engine.recovery, error)
+
+const prefillRefused: Recovery.Rule = {
+  ...Recovery.defaults.classes.permanent,
+  otherTargets: "at-once",
+  cooldown: Duration.zero
+}
+
 /** Fails a call after a failure that nothing can follow any more. */
 export const failAfter = (
   call: Call,
   attempt: Attempt,
   error: Errors.LLMError
 ): Effect.Effect<never, Errors.LLMError> =>
-  Effect.flatMap(settle(call, attempt, error), (failed) => failWith(call, failed.error))
+  Effect.flatMap(
+    settle(call, attempt, error),
+    (failed) =>
+      Effect.andThen(Records.ended(call, undefined, failed.error) ?? Effect.void, failWith(call, failed.error))
+  )
 
 const failWith = (call: Call, error: Errors.LLMError): Effect.Effect<never, Errors.LLMError> =>
   Effect.fail(Errors.update(error, { attempts: call.attempts.slice() }))

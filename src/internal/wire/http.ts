@@ -16,7 +16,7 @@ import type { Scope } from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Classifier from "../../Classifier.ts"
 import * as LLMError from "../../LLMError.ts"
-import type { CompletionRequest, StreamPart } from "../../LLMService.ts"
+import type { CompletionRequest, ProviderPart } from "../../LLMService.ts"
 import type { Adapter, Reply } from "../../Provider.ts"
 import type { Target } from "../../Target.ts"
 import * as Json from "./json.ts"
@@ -244,11 +244,11 @@ const readReply = <S>(
 }
 
 /** The parts of a streamed answer; a provider that answers a streaming request with a whole reply is understood too. */
-const parts = <S>(format: Format<S>, exchange: Exchange): Stream.Stream<StreamPart, LLMError.LLMError> => {
+const parts = <S>(format: Format<S>, exchange: Exchange): Stream.Stream<ProviderPart, LLMError.LLMError> => {
   const head = Parts.metadata(exchange.target.model, exchange.requestId)
   const whole = (text: string) =>
     Result.match(readReply(format, exchange, text), {
-      onSuccess: (reply): Effect.Effect<ReadonlyArray<StreamPart>, LLMError.LLMError> =>
+      onSuccess: (reply): Effect.Effect<ReadonlyArray<ProviderPart>, LLMError.LLMError> =>
         Effect.succeed(Parts.ofReply(reply)),
       onFailure: (failure) => fail(exchange, failure, false)
     })

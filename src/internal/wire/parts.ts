@@ -5,7 +5,7 @@
  */
 import * as Response from "effect/ai/Response"
 import type { Reason } from "../../LLMError.ts"
-import type { ContentPart, StreamPart } from "../../LLMService.ts"
+import type { ContentPart, ProviderPart } from "../../LLMService.ts"
 import * as Json from "./json.ts"
 
 /** Why a reply that arrived cannot be used. */
@@ -42,31 +42,31 @@ export const reasoning = (value: string, metadata?: Metadata): Response.Reasonin
 export const toolCall = (id: string, name: string, params: unknown): Response.ToolCallPart<string, unknown> =>
   Response.toolCallPart({ id, name, params, providerExecuted: false })
 
-export const textStart = (id: string, metadata?: Metadata): StreamPart =>
+export const textStart = (id: string, metadata?: Metadata): ProviderPart =>
   Response.makePart("text-start", { id, metadata })
 
-export const textDelta = (id: string, delta: string): StreamPart => Response.makePart("text-delta", { id, delta })
+export const textDelta = (id: string, delta: string): ProviderPart => Response.makePart("text-delta", { id, delta })
 
-export const textEnd = (id: string): StreamPart => Response.makePart("text-end", { id })
+export const textEnd = (id: string): ProviderPart => Response.makePart("text-end", { id })
 
-export const reasoningStart = (id: string, metadata?: Metadata): StreamPart =>
+export const reasoningStart = (id: string, metadata?: Metadata): ProviderPart =>
   Response.makePart("reasoning-start", { id, metadata })
 
-export const reasoningDelta = (id: string, delta: string): StreamPart =>
+export const reasoningDelta = (id: string, delta: string): ProviderPart =>
   Response.makePart("reasoning-delta", { id, delta })
 
-export const reasoningEnd = (id: string, metadata?: Metadata): StreamPart =>
+export const reasoningEnd = (id: string, metadata?: Metadata): ProviderPart =>
   Response.makePart("reasoning-end", { id, metadata })
 
-export const toolStart = (id: string, name: string): StreamPart =>
+export const toolStart = (id: string, name: string): ProviderPart =>
   Response.makePart("tool-params-start", { id, name, providerExecuted: false })
 
-export const toolDelta = (id: string, delta: string): StreamPart =>
+export const toolDelta = (id: string, delta: string): ProviderPart =>
   Response.makePart("tool-params-delta", { id, delta })
 
-export const toolEnd = (id: string): StreamPart => Response.makePart("tool-params-end", { id })
+export const toolEnd = (id: string): ProviderPart => Response.makePart("tool-params-end", { id })
 
-export const metadata = (model: string, requestId: string | undefined): StreamPart =>
+export const metadata = (model: string, requestId: string | undefined): ProviderPart =>
   Response.makePart("response-metadata", {
     id: requestId,
     modelId: model,
@@ -74,7 +74,7 @@ export const metadata = (model: string, requestId: string | undefined): StreamPa
     metadata: { breakwater: requestId === undefined ? { model } : { model, requestId } }
   })
 
-export const finish = (reason: Response.FinishReason, usage: Response.Usage, model: string): StreamPart =>
+export const finish = (reason: Response.FinishReason, usage: Response.Usage, model: string): ProviderPart =>
   Response.makePart("finish", { reason, usage, response: undefined, metadata: { breakwater: { model } } })
 
 /** Counts of tokens as a provider reported them. */
@@ -117,8 +117,8 @@ const emptyForNull = (args: string): unknown => args.trim() === "null" ? {} : un
 export const isCut = (reason: Response.FinishReason): boolean => reason === "length" || reason === "content-filter"
 
 /** The parts a stream would have had, for providers that answer a streaming request with a whole reply. */
-export const ofReply = (reply: WireReply): ReadonlyArray<StreamPart> => {
-  const parts: Array<StreamPart> = []
+export const ofReply = (reply: WireReply): ReadonlyArray<ProviderPart> => {
+  const parts: Array<ProviderPart> = []
   reply.content.forEach((part, index) => {
     const id = String(index)
     switch (part.type) {

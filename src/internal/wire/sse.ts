@@ -11,29 +11,29 @@ import type { HttpClientError } from "effect/http/HttpClientError"
 import type * as Pull from "effect/Pull"
 import * as Stream from "effect/Stream"
 import type { LLMError } from "../../LLMError.ts"
-import type { StreamPart } from "../../LLMService.ts"
+import type { ProviderPart } from "../../LLMService.ts"
 import type { Target } from "../../Target.ts"
 import { type Failure, unusable } from "./parts.ts"
 
 /** What an event did: the next state, the parts it completed, and how the stream ended if it did. */
-export type Step<S> = readonly [state: S, parts: ReadonlyArray<StreamPart>, end?: "done" | Failure]
+export type Step<S> = readonly [state: S, parts: ReadonlyArray<ProviderPart>, end?: "done" | Failure]
 
 /** A wire format's stream as a pure fold. */
 export interface Machine<S> {
   readonly initial: (target: Target) => S
   readonly step: (state: S, event: EventStream.Event) => Step<S>
   /** The last parts when the connection ended after the terminal event, `undefined` when it ended before. */
-  readonly end: (state: S) => ReadonlyArray<StreamPart> | undefined
+  readonly end: (state: S) => ReadonlyArray<ProviderPart> | undefined
 }
 
 export interface Options<S> {
   /** The part handed over before the first byte of the body. */
-  readonly head: StreamPart
+  readonly head: ProviderPart
   readonly bytes: Stream.Stream<Uint8Array, HttpClientError>
   readonly machine: Machine<S>
   readonly target: Target
   /** Reads a body that turned out not to be a stream of events. */
-  readonly whole: (text: string) => Effect.Effect<ReadonlyArray<StreamPart>, LLMError>
+  readonly whole: (text: string) => Effect.Effect<ReadonlyArray<ProviderPart>, LLMError>
   readonly fail: (failure: Failure, contentSeen: boolean) => Effect.Effect<never, LLMError>
   readonly lost: (error: HttpClientError) => Effect.Effect<never, LLMError>
 }
@@ -47,9 +47,9 @@ interface Lost {
   readonly error: HttpClientError
 }
 
-type Chunk = Arr.NonEmptyReadonlyArray<StreamPart>
+type Chunk = Arr.NonEmptyReadonlyArray<ProviderPart>
 
-export const decode = <S>(options: Options<S>): Stream.Stream<StreamPart, LLMError> =>
+export const decode = <S>(options: Options<S>): Stream.Stream<ProviderPart, LLMError> =>
   Stream.transformPull(options.bytes, (upstream) => Effect.sync(() => decoder(options, upstream)))
 
 const decoder = <S>(
@@ -72,10 +72,10 @@ const decoder = <S>(
   let unparsed = ""
 
   /** Feeds text and folds the events it completed; what follows the end of the stream is nobody's. */
-  const feed = (text: string): Array<StreamPart> => {
+  const feed = (text: string): Array<ProviderPart> => {
     if (!eventSeen && unparsed.length < wholeLimit) unparsed += text
     const tooLarge = parser.feed(text) !== undefined
-    const out: Array<StreamPart> = []
+    const out: Array<ProviderPart> = []
     for (const event of events) {
       if (end !== undefined) break
       eventSeen = true
@@ -100,13 +100,13 @@ const decoder = <S>(
     return end._tag === "Lost" ? options.lost(end.error) : options.fail(end, contentSeen)
   })
 
-  const emit = (out: Array<StreamPart>): Pull.Pull<Chunk, LLMError> =>
+  const emit = (out: Array<ProviderPart>): Pull.Pull<Chunk, LLMError> =>
     Arr.isArrayNonEmpty(out) ? Effect.succeed(out) : pull
 
   const read: Pull.Pull<Chunk, LLMError> = Effect.matchEffect(upstream, {
     onSuccess: (chunk) => {
       if (chunk.length === 1) return emit(feed(utf8.decode(chunk[0], { stream: true })))
-      const out: Array<StreamPart> = []
+      const out: Array<ProviderPart> = []
       for (const bytes of chunk) out.push(...feed(utf8.decode(bytes, { stream: true })))
       return emit(out)
     },

@@ -6,7 +6,7 @@ import * as Subjects from "../subject.ts"
 
 const chunks = 10_000
 
-const parts: ReadonlyArray<LLMService.StreamPart> = [
+const parts: ReadonlyArray<LLMService.ProviderPart> = [
   Response.makePart("response-metadata", { modelId: "model-0" }),
   Response.makePart("text-start", { id: "0" }),
   ...Array.from({ length: chunks }, () => Response.makePart("text-delta", { id: "0", delta: "word " })),
@@ -21,10 +21,10 @@ const parts: ReadonlyArray<LLMService.StreamPart> = [
   })
 ]
 
-type Parts = readonly [LLMService.StreamPart, ...Array<LLMService.StreamPart>]
+type Parts = readonly [LLMService.ProviderPart, ...Array<LLMService.ProviderPart>]
 
 /** One part at a time, as they come from a connection: each ready when it is asked for, or a moment later. */
-const source = (wait: (part: Parts) => Effect.Effect<Parts>): Stream.Stream<LLMService.StreamPart> =>
+const source = (wait: (part: Parts) => Effect.Effect<Parts>): Stream.Stream<LLMService.ProviderPart> =>
   Stream.suspend(() => {
     let next = 0
     const pull: Pull.Pull<Parts> = Effect.suspend(() => {
@@ -41,7 +41,7 @@ const arriving = (part: Parts): Effect.Effect<Parts> =>
 
 const plenty: RateLimiter.Limits = { tokens: { limit: 1e12, per: "1 minute" }, concurrency: 1000 }
 
-const router = (stream: Stream.Stream<LLMService.StreamPart>, limits: RateLimiter.Limits) => {
+const router = (stream: Stream.Stream<LLMService.ProviderPart>, limits: RateLimiter.Limits) => {
   const adapter: Provider.Adapter = { complete: () => Effect.never, stream: () => stream }
   const layer = Router.layer({ targets: [Target.make({ provider: "bench", model: "model-0", limits })] }).pipe(
     Layer.provide([
@@ -54,7 +54,7 @@ const router = (stream: Stream.Stream<LLMService.StreamPart>, limits: RateLimite
 
 const perChunk = (
   name: string,
-  stream: Stream.Stream<LLMService.StreamPart>
+  stream: Stream.Stream<LLMService.ProviderPart>
 ): Effect.Effect<Harness.Group, never, Scope.Scope> =>
   Effect.gen(function*() {
     const unlimited = yield* router(stream, {})

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { LLMError, Recovery, Target } from "breakwater"
+import { LLMError, Recovery, Selection, Target } from "breakwater"
 import { Duration, Effect, Random } from "effect"
 import * as Decisions from "../../../src/internal/call/decision.ts"
 
@@ -9,13 +9,30 @@ const candidate = (id: string, contextWindow?: number): Decisions.Candidate => {
   return { target, scopeKeys: Target.scopeKeys(target) }
 }
 
-const setup = (ids: ReadonlyArray<string>, options: Partial<Decisions.Setup> = {}): Decisions.Setup => ({
-  candidates: ids.map((id) => candidate(id)),
-  maxAttempts: 10,
-  patienceMs: 3000,
-  deadlineAt: 600_000,
-  ...options
-})
+const setup = (ids: ReadonlyArray<string>, options: Partial<Decisions.Setup> = {}): Decisions.Setup => {
+  const candidates = options.candidates ?? ids.map((id) => candidate(id))
+  return {
+    candidates,
+    fit: new Uint8Array(candidates.length).fill(1),
+    fitting: candidates.length,
+    choose: (free, start) => {
+      const snapshot = Selection.snapshot(
+        candidates.map(({ target }, index) => ({ target, free: free[index] === 1 })),
+        {
+          start
+        }
+      )
+      return Selection.ordered.pick(snapshot, 0, candidates.length, () => 0)
+    },
+    maxAttempts: 10,
+    attemptMs: 60_000,
+    patienceMs: 3000,
+    stays: false,
+    replays: true,
+    deadlineAt: 600_000,
+    ...options
+  }
+}
 
 const cooled = (remainingMs: number) => ({
   scopeKey: "k",

@@ -1,0 +1,183 @@
+/**
+ * The faces of a router: requests of a model, whole or streamed, and any effect.
+ *
+ * @internal
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Result from "effect/Result"
+import * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as Classifier from "../../Classifier.ts"
+import * as Errors from "../../LLMError.ts"
+import type { Completion, CompletionRequest, StreamPart } from "../../LLMService.ts"
+import type { Adapter } from "../../Provider.ts"
+import type { ExecuteOptions } from "../../Router.ts"
+import { tagsOf, type Target } from "../../Target.ts"
+import type { Estimate } from "../../Usage.ts"
+import { about } from "./about.ts"
+import * as Attempts from "./attempt.ts"
+import type { Engine, Fitness, Member, Need } from "./call.ts"
+import * as Completions from "./completion.ts"
+import * as Fitnesses from "./fitness.ts"
+import * as Records from "./record.ts"
+import * as Requests from "./request.ts"
+import * as Calls from "./run.ts"
+import * as Streaming from "./streaming.ts"
+
+/** Characters of a prompt that calls have to share to be kept together by it. */
+const prefixCharacters = 1024
+
+const needOf = (engine: Engine, kind: Need["kind"], request: Requests.Prepared): Need => ({
+  kind,
+  attemptMs: kind === "stream" ? engine.limits.firstToken : engine.limits.attempt,
+  priority: request.priority,
+  tenant: request.tenant,
+  deadlineMs: millisOf(request.deadline),
+  affinity: request.affinity ??
+    (engine.affinity === "prefix" ? Requests.prefix(request.prompt, prefixCharacters) : undefined),
+  replays: request.idempotent ?? true,
+  isPrefilled: () => Requests.isPrefilled(request.prompt),
+  tokens: { input: Requests.size(request.prompt) / 4, output: request.maxTokens ?? expectedOutput },
+  // The request was checked when the call began, so an estimate cannot fail.
+  estimate: (target) => Effect.orDie(engine.usage.estimate(request, target))
+})
+
+/** What an answer is taken to have where nothing limits it, to compare the prices of targets. */
+const expectedOutput = 500
+
+const millisOf = (deadline: Duration.Input | undefined): number | undefined =>
+  deadline === undefined ? undefined : Duration.toMillis(Duration.fromInputUnsafe(deadline))
+
+// The engine of a router that serves requests has an adapter for each of its targets.
+const adapterOf = ({ adapter, target }: Member): Adapter => {
+  if (adapter === undefined) throw new RangeError(`Router: no adapter for target "${target.id}"`)
+  return adapter
+}
+
+export const complete = (
+  engine: Engine,
+  request: CompletionRequest
+): Effect.Effect<Completion, Errors.LLMError> =>
+  Effect.suspend(() => {
+    const checked = Requests.prepare(request)
+    if (Result.isFailure(checked)) return Effect.fail(checked.failure)
+    const prepared = checked.success
+    return Effect.flatMap(Fitnesses.ofRequest(engine, prepared), (fitness) =>
+      Effect.flatMap(Calls.begin(engine, needOf(engine, "complete", prepared), fitness), (call) =>
+        Effect.map(
+          Calls.run({
+            call,
+            parent: undefined,
+            perform: (attempt) =>
+              Attempts.complete(call, attempt, adapterOf(attempt.member), prepared)
+          }),
+          ({ attempt, value }) =>
+            Completions.make(attempt.member.target, value, call.attempts, Records.timings(call, attempt))
+        )))
+  })
+
+export const stream = (engine: Engine, request: CompletionRequest): Stream.Stream<StreamPart, Errors.LLMError> =>
+  Stream.unwrap(Effect.suspend(() => {
+    const checked = Requests.prepare(request)
+    if (Result.isFailure(checked)) return Effect.fail(checked.failure)
+    const prepared = checked.success
+    const session = Streaming.makeSession(prepared.streamPolicy ?? engine.streamPolicy, prepared)
+    return Effect.flatMap(
+      Effect.zip(Fitnesses.ofRequest(engine, prepared), Effect.scope),
+      ([fitness, scope]) =>
+        Effect.flatMap(Calls.begin(engine, needOfStream(engine, session, prepared), fitness), (call) => {
+          const loop: Calls.Loop<Streaming.Opened> = {
+            call,
+            parent: scope,
+            perform: (attempt) => Streaming.open(call, session, attempt, adapterOf(attempt.member))
+          }
+          const left = Effect.suspend(() => Records.ended(call, undefined) ?? Effect.void)
+          const watched = engine.events === undefined ? Effect.void : Scope.addFinalizer(scope, left)
+          return Effect.andThen(
+            watched,
+            Effect.map(Calls.run(loop), (served) => Streaming.handOver(loop, session, served, undefined))
+          )
+        })
+    )
+  }))
+
+// What is asked for may become longer on the way.
+const needOfStream = (engine: Engine, session: Streaming.Session, request: Requests.Prepared): Need => ({
+  ...needOf(engine, "stream", request),
+  attemptMs: session.policy === "buffer" ? engine.limits.attempt : engine.limits.firstToken,
+  estimate: (target) => Effect.orDie(engine.usage.estimate(session.request, target)),
+  isPrefilled: () => Requests.isPrefilled(session.request.prompt)
+})
+
+export const execute = <A, E, R>(
+  engine: Engine,
+  perform: (target: Target) => Effect.Effect<A, E, R>,
+  options: ExecuteOptions<A, E>
+): Effect.Effect<A, Errors.LLMError, R> =>
+  Effect.suspend(() => {
+    const invalid = Requests.check(options) ?? problem(options)
+    if (invalid !== undefined) return Effect.fail(Requests.invalid(invalid))
+    const { affinity, classify, priority, tenant, usage } = options
+    const fitness = fitnessOf(engine, options)
+    if (fitness.fitting === 0) return Effect.fail(Fitnesses.unable(engine, options))
+    const tokens = options.tokens ?? noTokens
+    const estimate: Estimate = { ...tokens, text: tokens.input, attachments: 0, exact: false }
+    const need: Need = {
+      kind: "execute",
+      attemptMs: engine.limits.attempt,
+      priority,
+      tenant,
+      deadlineMs: millisOf(options.deadline),
+      affinity,
+      replays: options.idempotent ?? true,
+      isPrefilled: () => false,
+      tokens,
+      estimate: () => Effect.succeed(estimate)
+    }
+    return Effect.flatMap(Calls.begin(engine, need, fitness), (call) =>
+      Effect.map(
+        Calls.run({
+          call,
+          parent: undefined,
+          perform: (attempt) => {
+            const { target } = attempt.member
+            const classified = Effect.mapError(
+              perform(target),
+              (error) => classify === undefined ? classifyUnknown(error, target) : classify(error, target)
+            )
+            return Attempts.attempted(call, attempt, classified, (value) => ({
+              _tag: "Told",
+              usage: usage === undefined ? "unknown" : usage(value)
+            }))
+          }
+        }),
+        ({ value }) => value
+      ))
+  })
+
+const noTokens = { input: 0, output: 0 }
+
+const problem = ({ tokens }: Pick<ExecuteOptions<never, never>, "tokens">): string | undefined => {
+  for (const field of ["input", "output"] as const) {
+    const value = tokens?.[field] ?? 0
+    if (!(Number.isFinite(value) && value >= 0)) return `tokens.${field} must be a number >= 0, got ${value}`
+  }
+  return undefined
+}
+
+const classifyUnknown = (error: unknown, target: Target): Errors.LLMError =>
+  Errors.isLLMError(error) ? error : Classifier.fromUnknown(error, about(target))
+
+const fitnessOf = (
+  engine: Engine,
+  { service, tags, tenant }: Pick<ExecuteOptions<never, never>, "service" | "tags" | "tenant">
+): Fitness =>
+  Fitnesses.of(engine, {
+    tenant,
+    tags: tagsOf(tags),
+    unable: service === undefined
+      ? undefined
+      : ({ id, model, provider }) =>
+        service === provider || service === id || service === `${provider}/${model}` ? undefined : "service"
+  })

@@ -281,7 +281,7 @@ export const layerProvider = (target: Target): Layer.Layer<LLMService, never, Pr
               const reply = adapter.complete(target, prepared)
               return Effect.map(
                 prepared.deadline === undefined ? reply : Timeouts.total(reply, prepared.deadline, about(target)),
-                (reply) => Completions.make(target, reply, ...record())
+                (reply) => Completions.make(target, reply, ...record(reply.usage))
               )
             }
           ),
@@ -299,7 +299,8 @@ export const layerProvider = (target: Target): Layer.Layer<LLMService, never, Pr
                       isContent: Timeouts.isContentPart,
                       context: about(target)
                     }),
-                  (part) => part.type === "finish" ? Completions.annotateFinish(part, target, ...record()) : part
+                  (part) =>
+                    part.type === "finish" ? Completions.annotateFinish(part, target, ...record(part.usage)) : part
                 )
               }
             )
@@ -309,10 +310,13 @@ export const layerProvider = (target: Target): Layer.Layer<LLMService, never, Pr
   )
 
 /** Starts the clock of a single attempt; the function returned writes its record. */
-const started = (target: Target): Effect.Effect<() => readonly [ReadonlyArray<Attempt>, Timings]> =>
+const started = (
+  target: Target
+): Effect.Effect<(usage: Response.Usage) => readonly [ReadonlyArray<Attempt>, Timings]> =>
   Clock.clockWith((clock) => {
     const startedAt = clock.currentTimeMillisUnsafe()
-    return Effect.succeed(() => {
+    return Effect.succeed((usage) => {
+      const cost = Completions.cost(target, { _tag: "Reported", usage })
       const durationMs = clock.currentTimeMillisUnsafe() - startedAt
       const attempt: Attempt = {
         target: target.id,
@@ -324,6 +328,7 @@ const started = (target: Target): Effect.Effect<() => readonly [ReadonlyArray<At
         durationMs,
         outcome: "success",
         maybeBilled: true,
+        ...(cost === undefined ? undefined : { cost }),
         skipped: []
       }
       return [[attempt], { totalMs: durationMs, waitedMs: 0, attemptMs: durationMs }]

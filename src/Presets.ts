@@ -49,6 +49,7 @@ import type { LLMError } from "./LLMError.ts"
 import type { Limits } from "./RateLimiter.ts"
 import * as Retry from "./Retry.ts"
 import type * as Router from "./Router.ts"
+import * as Selection from "./Selection.ts"
 import * as Target from "./Target.ts"
 
 /**
@@ -124,6 +125,7 @@ export const keyPoolLimits: Limits = { requests: { limit: 5, per: "1 second", bu
  * @since 0.1.0
  */
 export const keyPoolPolicy: Policy = {
+  strategy: Selection.healthiest,
   maxAttempts: 10,
   patience: 0,
   timeouts: { attempt: "60 seconds" },

@@ -435,9 +435,12 @@ describe("Router", () => {
         const error = yield* Effect.flip(underTime(complete({ deadline: "5 seconds" }), "6 seconds"))
         assert.strictEqual(error._tag, "TimeoutError")
         assert.deepStrictEqual([error.origin, error.reason, error.scope], ["deadline", "deadline", "request"])
-        assert.strictEqual(error.attempts.length, 1)
+        assert.deepStrictEqual(error.attempts.map((_) => [_.target, _.durationMs]), [["groq/a", 2500], [
+          "openai/c",
+          2500
+        ]])
         const cooldown = yield* Cooldown.Cooldown
-        assert.deepStrictEqual(yield* cooldown.active, [])
+        assert.deepStrictEqual((yield* cooldown.active).map((_) => _.scopeKey), ["target:groq/a"])
       }).pipe(Effect.provide(withRouter({ targets: [a, c] }, { "*": [TestProvider.stall()] }))))
 
     it.effect("a backoff that would pass the deadline is not slept for", () =>

@@ -495,9 +495,10 @@ const surface = (
     ? undefined
     : { retryAfter: Duration.millis(exhaustion.earliestMs) }
   const raised = index === undefined ? state.errors.values().next().value : state.errors.get(index)
-  // With one target the provider's own words say more than a count of one.
+  // What is wrong with the request says more than a count, and so do, with one target, the provider's own words.
   if (raised !== undefined) {
-    return setup.fitting === 1 ? raised : Errors.update(raised, { exhaustion, ...retryAfter })
+    const own = setup.fitting === 1 || (raised.errorClass === "permanent" && raised.scope === "request")
+    return own ? raised : Errors.update(raised, { exhaustion, ...retryAfter })
   }
   const entry = index === undefined ? undefined : cooling[index]
   const target = index === undefined ? undefined : setup.candidates[index]?.target

@@ -189,10 +189,9 @@ describe("decide", () => {
   })
 
   it("an overflow rules out every window that is known to be as small", () => {
-    const windows = {
-      ...setup([]),
+    const windows = setup([], {
       candidates: [candidate("p/a", 8), candidate("p/b", 8), candidate("p/c"), candidate("p/d", 16)]
-    }
+    })
     const [state, decision] = Decisions.decide(
       windows,
       Decisions.initial,

@@ -6,6 +6,7 @@ import * as Breaker from "./rows/breaker.ts"
 import * as Calls from "./rows/call.ts"
 import * as Classifying from "./rows/classifier.ts"
 import * as Limiter from "./rows/limiter.ts"
+import * as Selecting from "./rows/selection.ts"
 import * as State from "./rows/state.ts"
 import * as Streams from "./rows/stream.ts"
 import * as Times from "./rows/timeouts.ts"
@@ -31,7 +32,8 @@ const groups: ReadonlyArray<Effect.Effect<Harness.Group, never, Scope.Scope>> = 
   ...Streams.groups,
   ...Times.groups,
   ...Classifying.groups,
-  ...State.groups
+  ...State.groups,
+  ...Selecting.groups
 ]
 
 /** Sets up one group after the other, measures it and takes it down again. */

@@ -50,21 +50,3 @@ export const readPeak = (peak: Peak, tauMs: number, now: number): number =>
  */
 export const cost = (millis: number, pending: number, unknownMs: number): number =>
   millis === 0 && pending > 0 ? unknownMs + pending : millis * (pending + 1)
-
-/**
- * Returns which of `count` candidates to take: the cheaper of two different ones drawn by chance.
- *
- * @internal
- */
-export const powerOfTwo = (
-  count: number,
-  costOf: (index: number) => number,
-  firstDraw: number,
-  secondDraw: number
-): number => {
-  if (count < 2) return 0
-  const first = Math.min(count - 1, Math.floor(firstDraw * count))
-  const drawn = Math.min(count - 2, Math.floor(secondDraw * (count - 1)))
-  const second = drawn >= first ? drawn + 1 : drawn
-  return costOf(second) < costOf(first) ? second : first
-}

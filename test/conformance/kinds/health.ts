@@ -1,7 +1,7 @@
 /**
  * Who is healthy, who is left out and who is chosen: `Health`, `Cooldown` and the rules of ejection behind a router.
  */
-import { Cooldown, LLMError } from "breakwater"
+import { Cooldown, LLMError, Selection, Target } from "breakwater"
 import * as Health from "breakwater/Health"
 import { Duration, Effect, Schema } from "effect"
 import * as Average from "../../../src/internal/health/average.ts"
@@ -119,15 +119,13 @@ export const p2c = pureKind(
     const count = costs.length
     const others = Math.max(1, count - 1)
     const chosen = costs.map(() => 0)
+    const target = Target.make({ provider: "p", model: "m" })
+    const snapshot = Selection.snapshot(costs.map((latencyMs) => ({ target, latencyMs })))
     // One draw from each of the equally likely pairs.
     for (let first = 0; first < count; first++) {
       for (let second = 0; second < others; second++) {
-        const index = Average.powerOfTwo(
-          count,
-          (candidate) => costs[candidate] ?? Number.NaN,
-          (first + 0.5) / count,
-          (second + 0.5) / others
-        )
+        const draws = [(first + 0.5) / count, (second + 0.5) / others]
+        const index = Selection.powerOfTwo.pick(snapshot, 0, count, () => draws.shift() ?? Number.NaN)
         chosen[index] = (chosen[index] ?? 0) + 1
       }
     }

@@ -48,8 +48,10 @@ import * as Fiber from "effect/Fiber"
 import { dual } from "effect/Function"
 import * as Option from "effect/Option"
 import type * as Pull from "effect/Pull"
+import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import * as Alarms from "./internal/alarm.ts"
 import { TimeoutError } from "./LLMError.ts"
 import type { StreamPart } from "./LLMService.ts"
 
@@ -292,6 +294,7 @@ type Chunk<A> = Arr.NonEmptyReadonlyArray<A>
 type Limit = "connect_timeout" | "first_token" | "idle" | "attempt" | "deadline"
 
 const positiveMillis = (field: string, input: Duration.Input): number => {
+  if (typeof input === "number" && input > 0) return input
   const millis = Option.match(Duration.fromInput(input), { onNone: () => Number.NaN, onSome: Duration.toMillis })
   if (!(millis > 0)) throw new RangeError(`Timeouts: ${field} must be a duration > 0, got ${String(input)}`)
   return millis
@@ -343,40 +346,34 @@ const limit = <A, E, R>(
     const byDeadline = outer <= end
     const wait = byDeadline ? outer - now : millis
     const inner = name === "deadline" && !byDeadline ? Context.add(context, CurrentDeadline, end) : context
-    return runWithin(
-      self,
-      inner,
-      clock.sleep(Duration.millis(wait)),
-      () => expired(errorContext, byDeadline ? "deadline" : name, wait)
-    )
+    return runWithin(self, inner, clock, wait, () => expired(errorContext, byDeadline ? "deadline" : name, wait))
   })
 }
 
-// Runs the effect and a sleep in fibers of their own, which lets the caller go while the effect still winds up. All is
-// done in the registration, because from there on an interruption of the caller always finds the finalizer.
+// Runs the effect in a fiber of its own, which lets the caller go while the effect still winds up. All is done in the
+// registration, because from there on an interruption of the caller always finds the finalizer.
 const runWithin = <A, E, R>(
   self: Effect.Effect<A, E, R>,
   context: Context.Context<R>,
-  sleep: Effect.Effect<void>,
+  clock: Clock.Clock,
+  waitMs: number,
   onExpiry: () => TimeoutError
 ): Effect.Effect<A, E | TimeoutError> =>
   Effect.callback<A, E | TimeoutError>((resume) => {
     const fiber = Effect.runForkWith(context)(self)
     const done = fiber.pollUnsafe()
     if (done !== undefined) return resume(done)
-    const timer = Effect.runForkWith(context)(sleep)
-    const forget = fiber.addObserver((exit) => {
-      timer.interruptUnsafe()
-      resume(exit)
-    })
-    timer.addObserver((exit) => {
-      if (Exit.isFailure(exit)) return
+    const alarm = Alarms.set(clock, Context.get(context, Scheduler.Scheduler), waitMs, () => {
       forget()
       fiber.interruptUnsafe()
       resume(Effect.fail(onExpiry()))
     })
+    const forget = fiber.addObserver((exit) => {
+      Alarms.clear(alarm)
+      resume(exit)
+    })
     return Effect.suspend(() => {
-      timer.interruptUnsafe()
+      Alarms.clear(alarm)
       return Fiber.interrupt(fiber)
     })
   })
@@ -442,16 +439,19 @@ const watch = <A, E, R>(
   let silenceLeft = waits.first
   let waitingSince: number | undefined
 
+  const content = (element: A): boolean => isContent(element)
+  const progress = (element: A): boolean => resetsIdle(element)
+
   const observe = (chunk: Chunk<A>): Chunk<A> => {
     if (waitingSince !== undefined) {
       silenceLeft -= now() - waitingSince
       waitingSince = undefined
     }
     connecting = false
-    if (!hasContent && chunk.some((element) => isContent(element))) {
+    if (!hasContent && chunk.some(content)) {
       hasContent = true
       silenceLeft = waits.idle
-    } else if ((hasContent || waits.firstLimit === "idle") && chunk.some((element) => resetsIdle(element))) {
+    } else if ((hasContent || waits.firstLimit === "idle") && chunk.some(progress)) {
       silenceLeft = waits.idle
     }
     return chunk
@@ -481,7 +481,9 @@ const watch = <A, E, R>(
   let timer: Fiber.Fiber<void> | undefined
   let wakesAt = 0
   let expireAt = Infinity
-  let expire: (() => void) | undefined
+  // The wait under way: what is pulled, and how to go on.
+  let pulled: Fiber.Fiber<Chunk<A>, E | Cause.Done> | undefined
+  let resumeWait: ((exit: Effect.Effect<Chunk<A>, E | TimeoutError | Cause.Done>) => void) | undefined
 
   // One timer serves all waits: it runs on while elements come, and looks at the current wait when it wakes.
   const arm = (time: number): void => {
@@ -493,20 +495,41 @@ const watch = <A, E, R>(
     sleeping.addObserver((exit) => {
       if (timer !== sleeping || Exit.isFailure(exit)) return
       timer = undefined
-      if (expire === undefined) return
+      if (waitingSince === undefined) return
       const time = now()
       // A timer may fire up to a millisecond early, and the rest of it is not worth another sleep.
-      if (expireAt - time < 1) expire()
+      if (expireAt - time < 1) expire(waitingSince)
       else arm(time)
     })
   }
   const disarm = (): void => {
-    expire = undefined
     const running = timer
     timer = undefined
     running?.interruptUnsafe()
   }
 
+  const expire = (since: number): void => {
+    const { limit, millis } = nextExpiry(since)
+    const error = expired(options.context, limit, millis)
+    abandoned = true
+    const winding = pulled === undefined ? Effect.void : Fiber.interrupt(pulled)
+    run(Effect.andThen(winding, Scope.close(upstream, Exit.fail(error))))
+    resumeWait?.(Effect.fail(error))
+  }
+
+  const goOn = (exit: Exit.Exit<Chunk<A>, E | Cause.Done>): void => {
+    if (abandoned) return
+    if (Exit.isFailure(exit)) disarm()
+    resumeWait?.(exit)
+  }
+
+  const interrupted = Effect.suspend(() => {
+    waitingSince = undefined
+    disarm()
+    return pulled === undefined ? Effect.void : Fiber.interrupt(pulled)
+  })
+
+  // What all waits have in common is made once: a chunk costs little more than the fiber that pulls it.
   const next = Effect.callback<Chunk<A>, E | TimeoutError | Cause.Done>((resume) => {
     const fiber = run(pull)
     const done = fiber.pollUnsafe()
@@ -514,27 +537,13 @@ const watch = <A, E, R>(
       if (Exit.isFailure(done)) disarm()
       return resume(done)
     }
+    pulled = fiber
+    resumeWait = resume
     waitingSince = now()
-    const expiry = nextExpiry(waitingSince)
-    const forget = fiber.addObserver((exit) => {
-      expire = undefined
-      if (Exit.isFailure(exit)) disarm()
-      resume(exit)
-    })
-    expireAt = expiry.at
-    expire = () => {
-      disarm()
-      forget()
-      abandoned = true
-      const error = expired(options.context, expiry.limit, expiry.millis)
-      run(Effect.andThen(Fiber.interrupt(fiber), Scope.close(upstream, Exit.fail(error))))
-      resume(Effect.fail(error))
-    }
+    expireAt = nextExpiry(waitingSince).at
     arm(waitingSince)
-    return Effect.suspend(() => {
-      disarm()
-      return Fiber.interrupt(fiber)
-    })
+    fiber.addObserver(goOn)
+    return interrupted
   })
 
   const close = (exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {

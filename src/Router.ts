@@ -390,6 +390,7 @@ export const execute = <A, E, R>(
  *
  * ```ts import.meta.vitest
  * import { Effect, Layer } from "effect"
+ * import { TestClock } from "effect/testing"
  * import { LLMService, Resilience, Router, Target } from "breakwater"
  * import * as TestProvider from "breakwater/testing/TestProvider"
  *
@@ -403,7 +404,7 @@ export const execute = <A, E, R>(
  * const program = Effect.gen(function*() {
  *   const llm = yield* LLMService.LLMService
  *   return Router.explain(yield* llm.complete({ prompt: "Say hello" })).split("\n").slice(1)
- * }).pipe(Effect.provide(live))
+ * }).pipe(Effect.provide(live), Effect.provide(TestClock.layer()))
  *
  * await Effect.runPromise(program)
  * // => ["1. acme/large, first: rate_limit (429) after 0 ms", "2. acme/small, next: answered after 0 ms", "   passed over: acme/large (cooldown, 60 s left)"]

@@ -100,6 +100,7 @@ describe("Presets.keyPool", () => {
     assert.deepStrictEqual(ids(targets), ["mistral/m@mistral-1", "mistral/m@mistral-2"])
     assert.isDefined(circuit)
     assert.deepStrictEqual(rest, {
+      strategy: Selection.healthiest,
       maxAttempts: 10,
       patience: 0,
       timeouts: { attempt: "60 seconds" },

@@ -610,6 +610,8 @@ describe("Router", () => {
             yield* TestClock.adjust("1 second")
             assert.isAbove(timers, 0)
             yield* Fiber.interrupt(fiber)
+            // What all limits of time share stops when the scheduler comes round.
+            yield* Effect.yieldNow
             assert.strictEqual(timers, 0)
             assert.strictEqual(yield* provider.inFlight, 0)
             yield* Effect.flatMap(Cooldown.Cooldown, (cooldown) => cooldown.clearAll)

@@ -79,6 +79,10 @@ const observeHedging = (call: Call, attempt: Attempt): Effect.Effect<void> =>
     (attempt.firstContentAt ?? call.clock.currentTimeMillisUnsafe()) - attempt.startedAt
   )
 
+// Whoever lost to a hedge would have taken at least as long: without it slow answers would never be learned.
+const observeLoser = (call: Call, attempt: Attempt): Effect.Effect<void> =>
+  call.hedged && attempt.firstContentAt === undefined ? observeHedging(call, attempt) : Effect.void
+
 /** Streams are hedged by their first content, all else by the whole answer. */
 export const hedgingKey = (call: Call, member: Member): string => `${call.need.kind}:${member.budget}`
 
@@ -104,7 +108,10 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
 export const interrupted = (call: Call, attempt: Attempt): Effect.Effect<void> =>
   telling(attempt, () =>
     Effect.andThen(
-      Effect.andThen(recordHealth(call, attempt, Health.interrupted), Records.interrupted(call, attempt)),
+      Effect.andThen(
+        Effect.andThen(recordHealth(call, attempt, Health.interrupted), observeLoser(call, attempt)),
+        Records.interrupted(call, attempt)
+      ),
       Effect.andThen(settleBudget(call, attempt, "neutral"), settleThrottle(attempt, "neutral"))
     ))
 

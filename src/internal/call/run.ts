@@ -73,6 +73,7 @@ export const begin = (engine: Engine, need: Need, fitness: Fitness): Effect.Effe
       pendingWaitMs: 0,
       pendingCharge: undefined,
       pendingHedge: undefined,
+      hedged: false,
       overruled: none,
       firstCause: undefined,
       over: false
@@ -411,8 +412,10 @@ const attemptOf = (
     : call.pendingCharge?.key === member.budget
     ? call.pendingCharge
     : undefined
-  if (isHedge) call.pendingHedge = undefined
-  else if (charge !== undefined) call.pendingCharge = undefined
+  if (isHedge) {
+    call.pendingHedge = undefined
+    call.hedged = true
+  } else if (charge !== undefined) call.pendingCharge = undefined
   const startedAt = call.clock.currentTimeMillisUnsafe()
   const queuedMs = grant === undefined ? 0 : Math.round(Duration.toMillis(grant.reservation.waited))
   const pendingMs = isHedge ? 0 : call.pendingWaitMs

@@ -19,6 +19,9 @@ describe("bench", () => {
         "3 stream of 10 000 chunks, each a moment later: a chunk",
         "3 timeout of an effect that succeeds a moment later",
         "3 timeout of an effect that succeeds at once",
+        "3 hedge after 60 s of an effect that succeeds a moment later",
+        "3 hedge after 60 s of an effect that succeeds at once",
+        "3 hedging: what is asked and told for a request",
         "2 classifier: fromHttp",
         "3 health of 27 targets",
         "2 cooldown of 27 targets: latest"

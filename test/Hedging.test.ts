@@ -109,20 +109,26 @@ describe("race", () => {
 
   it.effect("an attempt that interrupts its own caller leaves nothing behind", () =>
     Effect.gen(function*() {
-      for (const [delay, which] of [[0, 0], [0, 1], [100, 1]] as const) {
+      // The caller is interrupted once it has let go, which it has when time has passed.
+      for (const [delay, which, delays] of [[0, 0, 2], [0, 1, 2], [100, 1, 1]] as const) {
         const { counts, count } = fibers()
         const caller = yield* Deferred.make<Fiber.Fiber<unknown, unknown>>()
         const { open, start } = attempts({ ms: 10_000 })
+        let asked = 0
         const kill = Effect.flatMap(Deferred.await(caller), (fiber) => Effect.sync(() => fiber.interruptUnsafe()))
         const race = Hedging.race((index) => Effect.andThen(index === which ? kill : Effect.void, start(index)), {
-          delay
+          maxAttempts: 3,
+          delay: () => {
+            asked++
+            return Effect.succeed(delay)
+          }
         })
         const fiber = yield* Effect.forkChild(count(race))
         yield* Deferred.succeed(caller, fiber)
         yield* TestClock.adjust(100)
         const exit = fiber.pollUnsafe()
         assert.isTrue(exit !== undefined && Exit.isFailure(exit) && Cause.hasInterruptsOnly(exit.cause))
-        assert.deepStrictEqual([counts.alive, open.size], [0, 0])
+        assert.deepStrictEqual([counts.alive, open.size, asked], [0, 0, delays])
       }
     }))
 
@@ -289,6 +295,41 @@ describe("race", () => {
       const { at } = yield* settle(count(Hedging.race(start, { delay: 100, mayStart })))
       assert.strictEqual(at, 150)
       assert.deepStrictEqual(log, ["0 at 0"])
+      assert.strictEqual(counts.alive, 0)
+    }))
+
+  it.effect("what happens while an attempt is started is taken in turn, but a success goes before a failure", () =>
+    Effect.gen(function*() {
+      const succeeded = yield* Deferred.make<string>()
+      const both = Hedging.race(
+        (index) => index === 0 ? Deferred.await(succeeded) : Effect.as(Deferred.succeed(succeeded, "first"), "second"),
+        { delay: 0 }
+      )
+      assert.deepStrictEqual((yield* settle(both)).exit, Exit.succeed("first"))
+      const failed = yield* Deferred.make<string, string>()
+      const started: Array<number> = []
+      const one = Hedging.race((index) => {
+        started.push(index)
+        return index === 0 ? Deferred.await(failed) : Effect.as(Deferred.fail(failed, "a"), "second")
+      }, { delay: 0, maxAttempts: 3 })
+      assert.deepStrictEqual((yield* settle(one)).exit, Exit.succeed("second"))
+      assert.deepStrictEqual(started, [0, 1])
+    }))
+
+  it.live("a failure that starts the next leaves no timer of the one before", () =>
+    Effect.gen(function*() {
+      const { counts, count } = fibers()
+      let fail: (effect: Effect.Effect<never, string>) => void = () => undefined
+      const first = Effect.callback<never, string>((resume) => {
+        fail = resume
+      })
+      const race = Hedging.race((index) => index === 0 ? first : Effect.never, { delay: "1 minute", maxAttempts: 3 })
+      const fiber = yield* Effect.forkChild(count(race))
+      yield* Effect.yieldNow
+      assert.strictEqual(counts.alive, 2)
+      fail(Effect.fail("a"))
+      assert.strictEqual(counts.alive, 2)
+      yield* Fiber.interrupt(fiber)
       assert.strictEqual(counts.alive, 0)
     }))
 

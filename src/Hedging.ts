@@ -259,7 +259,7 @@ export interface RaceOptions<in E> {
  *
  * Each attempt runs in a fiber of its own: what it forks with `Effect.forkChild` ends with it, also when it wins. What
  * has to live on belongs into a scope that is not the attempt's. Once `mayStart` has granted an attempt, it starts, so
- * giving back what was taken there is up to the attempt.
+ * giving back what was taken there is up to the attempt; while it is still being asked, a decision interrupts it.
  *
  * Throws a `RangeError` that names the option when `maxAttempts` is not a whole number from 1, or a time is negative.
  *

@@ -5,6 +5,7 @@ import * as Harness from "./harness.ts"
 import * as Breaker from "./rows/breaker.ts"
 import * as Calls from "./rows/call.ts"
 import * as Classifying from "./rows/classifier.ts"
+import * as Hedging from "./rows/hedging.ts"
 import * as Limiter from "./rows/limiter.ts"
 import * as Selecting from "./rows/selection.ts"
 import * as State from "./rows/state.ts"
@@ -31,6 +32,7 @@ const groups: ReadonlyArray<Effect.Effect<Harness.Group, never, Scope.Scope>> = 
   ...Calls.groups,
   ...Streams.groups,
   ...Times.groups,
+  ...Hedging.groups,
   ...Classifying.groups,
   ...State.groups,
   ...Selecting.groups

@@ -101,6 +101,65 @@ describe("run", () => {
       ])
     }))
 
+  it.effect("runs races of any shape: all at once, one after the other, fatal, of streams, and within a limit", () =>
+    Effect.gen(function*() {
+      const base = { title: "", adopt: "must" }
+      const hedge = { ...base, kind: "hedge" }
+      const slow = { ms: 1000, outcome: "success" }
+      const failure = { ms: 50, outcome: "failure" }
+      const report = yield* run([
+        {
+          ...hedge,
+          id: "all at once",
+          config: { maxAttempts: 3, delayMs: 0 },
+          attempts: [slow, { ...slow, ms: 50 }, slow],
+          expect: { starts: [0, 0, 0], winner: 1, at: 50, cancelled: [0, 2] }
+        },
+        {
+          ...hedge,
+          id: "one after the other",
+          config: { maxAttempts: 3, delayMs: -1 },
+          attempts: [failure, failure, slow],
+          expect: { starts: [0, 50, 100], winner: 2, at: 1100, cancelled: [] }
+        },
+        {
+          ...hedge,
+          id: "fatal",
+          config: { maxAttempts: 4, delayMs: 500 },
+          attempts: [slow, { ms: 200, outcome: "fatal" }],
+          expect: { starts: [0, 500], failedAt: 700, cancelled: [0] }
+        },
+        {
+          ...base,
+          id: "streams",
+          kind: "hedge-stream",
+          config: { maxAttempts: 2, delayMs: 1000 },
+          attempts: [
+            { headersMs: 100, firstTokenMs: 5000, doneMs: 8000 },
+            { headersMs: 300, firstTokenMs: 800, doneMs: 3000 }
+          ],
+          expect: { starts: [0, 1000], winner: 1, at: 1800, doneAt: 4000, cancelled: [0] }
+        },
+        {
+          ...base,
+          id: "within a limit",
+          kind: "timeout-hedge",
+          config: { totalMs: 100, maxAttempts: 3, delayMs: 10 },
+          attempts: [slow],
+          expect: { outcome: "timeout:total", at: 100, starts: [0, 10, 20], cancelled: [0, 1, 2] }
+        },
+        {
+          ...base,
+          id: "within a limit, in order",
+          kind: "timeout-hedge",
+          config: { order: ["timeout:100", "hedge:10"] },
+          input: { taskMs: 1000 },
+          expect: { result: "timeout", hedges: 1, cancelled: 2 }
+        }
+      ])
+      assert.deepStrictEqual([report.passed, report.failed], [6, []])
+    }))
+
   it.effect("checks every variant of a policy, not only the first", () =>
     Effect.gen(function*() {
       const report = yield* run([{

@@ -1,5 +1,5 @@
 import { assert, describe, it } from "@effect/vitest"
-import { CircuitBreaker, Cooldown, LLMError, LLMService, Resilience, Router, Target } from "breakwater"
+import { CircuitBreaker, Cooldown, LLMError, LLMService, Resilience, Router, Selection, Target } from "breakwater"
 import * as Presets from "breakwater/Presets"
 import * as TestProvider from "breakwater/testing/TestProvider"
 import { Clock, Duration, Effect, Fiber, Layer, Random, Redacted, type Schedule } from "effect"

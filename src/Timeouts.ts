@@ -48,8 +48,10 @@ import * as Fiber from "effect/Fiber"
 import { dual } from "effect/Function"
 import * as Option from "effect/Option"
 import type * as Pull from "effect/Pull"
+import * as Scheduler from "effect/Scheduler"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import * as Alarms from "./internal/alarm.ts"
 import { TimeoutError } from "./LLMError.ts"
 import type { StreamPart } from "./LLMService.ts"
 
@@ -291,6 +293,7 @@ type Chunk<A> = Arr.NonEmptyReadonlyArray<A>
 type Limit = "connect_timeout" | "first_token" | "idle" | "attempt" | "deadline"
 
 const positiveMillis = (field: string, input: Duration.Input): number => {
+  if (typeof input === "number" && input > 0) return input
   const millis = Option.match(Duration.fromInput(input), { onNone: () => Number.NaN, onSome: Duration.toMillis })
   if (!(millis > 0)) throw new RangeError(`Timeouts: ${field} must be a duration > 0, got ${String(input)}`)
   return millis
@@ -342,40 +345,34 @@ const limit = <A, E, R>(
     const byDeadline = outer <= end
     const wait = byDeadline ? outer - now : millis
     const inner = name === "deadline" && !byDeadline ? Context.add(context, CurrentDeadline, end) : context
-    return runWithin(
-      self,
-      inner,
-      clock.sleep(Duration.millis(wait)),
-      () => expired(errorContext, byDeadline ? "deadline" : name, wait)
-    )
+    return runWithin(self, inner, clock, wait, () => expired(errorContext, byDeadline ? "deadline" : name, wait))
   })
 }
 
-// Runs the effect and a sleep in fibers of their own, which lets the caller go while the effect still winds up. All is
-// done in the registration, because from there on an interruption of the caller always finds the finalizer.
+// Runs the effect in a fiber of its own, which lets the caller go while the effect still winds up. All is done in the
+// registration, because from there on an interruption of the caller always finds the finalizer.
 const runWithin = <A, E, R>(
   self: Effect.Effect<A, E, R>,
   context: Context.Context<R>,
-  sleep: Effect.Effect<void>,
+  clock: Clock.Clock,
+  waitMs: number,
   onExpiry: () => TimeoutError
 ): Effect.Effect<A, E | TimeoutError> =>
   Effect.callback<A, E | TimeoutError>((resume) => {
     const fiber = Effect.runForkWith(context)(self)
     const done = fiber.pollUnsafe()
     if (done !== undefined) return resume(done)
-    const timer = Effect.runForkWith(context)(sleep)
-    const forget = fiber.addObserver((exit) => {
-      timer.interruptUnsafe()
-      resume(exit)
-    })
-    timer.addObserver((exit) => {
-      if (Exit.isFailure(exit)) return
+    const alarm = Alarms.set(clock, Context.get(context, Scheduler.Scheduler), waitMs, () => {
       forget()
       fiber.interruptUnsafe()
       resume(Effect.fail(onExpiry()))
     })
+    const forget = fiber.addObserver((exit) => {
+      Alarms.clear(alarm, "soon")
+      resume(exit)
+    })
     return Effect.suspend(() => {
-      timer.interruptUnsafe()
+      Alarms.clear(alarm, "now")
       return Fiber.interrupt(fiber)
     })
   })

@@ -438,16 +438,19 @@ const watch = <A, E, R>(
   let silenceLeft = waits.first
   let waitingSince: number | undefined
 
+  const content = (element: A): boolean => isContent(element)
+  const progress = (element: A): boolean => resetsIdle(element)
+
   const observe = (chunk: Chunk<A>): Chunk<A> => {
     if (waitingSince !== undefined) {
       silenceLeft -= now() - waitingSince
       waitingSince = undefined
     }
     connecting = false
-    if (!hasContent && chunk.some((element) => isContent(element))) {
+    if (!hasContent && chunk.some(content)) {
       hasContent = true
       silenceLeft = waits.idle
-    } else if ((hasContent || waits.firstLimit === "idle") && chunk.some((element) => resetsIdle(element))) {
+    } else if ((hasContent || waits.firstLimit === "idle") && chunk.some(progress)) {
       silenceLeft = waits.idle
     }
     return chunk
@@ -477,7 +480,9 @@ const watch = <A, E, R>(
   let timer: Fiber.Fiber<void> | undefined
   let wakesAt = 0
   let expireAt = Infinity
-  let expire: (() => void) | undefined
+  // The wait under way: what is pulled, and how to go on.
+  let pulled: Fiber.Fiber<Chunk<A>, E | Cause.Done> | undefined
+  let resumeWait: ((exit: Effect.Effect<Chunk<A>, E | TimeoutError | Cause.Done>) => void) | undefined
 
   // One timer serves all waits: it runs on while elements come, and looks at the current wait when it wakes.
   const arm = (time: number): void => {
@@ -489,20 +494,41 @@ const watch = <A, E, R>(
     sleeping.addObserver((exit) => {
       if (timer !== sleeping || Exit.isFailure(exit)) return
       timer = undefined
-      if (expire === undefined) return
+      if (waitingSince === undefined) return
       const time = now()
       // A timer may fire up to a millisecond early, and the rest of it is not worth another sleep.
-      if (expireAt - time < 1) expire()
+      if (expireAt - time < 1) expire(waitingSince)
       else arm(time)
     })
   }
   const disarm = (): void => {
-    expire = undefined
     const running = timer
     timer = undefined
     running?.interruptUnsafe()
   }
 
+  const expire = (since: number): void => {
+    const { limit, millis } = nextExpiry(since)
+    const error = expired(options.context, limit, millis)
+    abandoned = true
+    const winding = pulled === undefined ? Effect.void : Fiber.interrupt(pulled)
+    run(Effect.andThen(winding, Scope.close(upstream, Exit.fail(error))))
+    resumeWait?.(Effect.fail(error))
+  }
+
+  const goOn = (exit: Exit.Exit<Chunk<A>, E | Cause.Done>): void => {
+    if (abandoned) return
+    if (Exit.isFailure(exit)) disarm()
+    resumeWait?.(exit)
+  }
+
+  const interrupted = Effect.suspend(() => {
+    waitingSince = undefined
+    disarm()
+    return pulled === undefined ? Effect.void : Fiber.interrupt(pulled)
+  })
+
+  // What all waits have in common is made once: a chunk costs little more than the fiber that pulls it.
   const next = Effect.callback<Chunk<A>, E | TimeoutError | Cause.Done>((resume) => {
     const fiber = run(pull)
     const done = fiber.pollUnsafe()
@@ -510,27 +536,13 @@ const watch = <A, E, R>(
       if (Exit.isFailure(done)) disarm()
       return resume(done)
     }
+    pulled = fiber
+    resumeWait = resume
     waitingSince = now()
-    const expiry = nextExpiry(waitingSince)
-    const forget = fiber.addObserver((exit) => {
-      expire = undefined
-      if (Exit.isFailure(exit)) disarm()
-      resume(exit)
-    })
-    expireAt = expiry.at
-    expire = () => {
-      disarm()
-      forget()
-      abandoned = true
-      const error = expired(options.context, expiry.limit, expiry.millis)
-      run(Effect.andThen(Fiber.interrupt(fiber), Scope.close(upstream, Exit.fail(error))))
-      resume(Effect.fail(error))
-    }
+    expireAt = nextExpiry(waitingSince).at
     arm(waitingSince)
-    return Effect.suspend(() => {
-      disarm()
-      return Fiber.interrupt(fiber)
-    })
+    fiber.addObserver(goOn)
+    return interrupted
   })
 
   const close = (exit: Exit.Exit<unknown, unknown>): Effect.Effect<void> => {

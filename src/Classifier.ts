@@ -150,10 +150,11 @@ const waitOf = (
   text: string,
   receivedAt: number | undefined
 ): number | undefined => {
+  const stated = failed ? Wait.explicitWait(headers, receivedAt) : undefined
+  if (stated !== undefined) return stated
   const time = Wait.responseTime(headers, receivedAt)
   const bareNumbers = hasBareResets(provider)
-  return (failed ? Wait.explicitWait(headers, receivedAt) : undefined)
-    ?? (evidence.headers === undefined ? undefined : Wait.explicitWait(evidence.headers, time))
+  return (evidence.headers === undefined ? undefined : Wait.explicitWait(evidence.headers, time))
     ?? evidence.waitMs
     ?? Wait.textWait(text, time)
     ?? (status === 429 && failed ? Wait.resetWait(headers, receivedAt, { bareNumbers }) : undefined)

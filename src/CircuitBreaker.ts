@@ -70,6 +70,7 @@ import type * as Histories from "./internal/circuit/history.ts"
 import * as Registries from "./internal/circuit/registry.ts"
 import * as Trip from "./internal/circuit/trip.ts"
 import * as Windows from "./internal/circuit/window.ts"
+import { withoutStack } from "./internal/withoutStack.ts"
 import * as Errors from "./LLMError.ts"
 import { LLMService, type StreamPart } from "./LLMService.ts"
 import { type ErrorContext, isContentPart } from "./Timeouts.ts"
@@ -1109,21 +1110,23 @@ const service = (
   const refusalOf = (cell: Registries.Cell, refused: Refused): Errors.LLMError => {
     const retryAfterMs = Math.ceil(refused.retryAfterMs)
     const { refusal } = cell
-    // An error with its stack costs more than all the rest, so those refused in the same millisecond share one.
+    // An error costs more than all the rest, so those refused in the same millisecond share one.
     if (refusal?.retryAfterMs === retryAfterMs && refusal.why === refused.why) return refusal.error
     const why = refused.status === "isolated" ? undefined : cell.state.why
     const evidence = why?.evidence
     const failure = why?.failure
     const context = options.context?.(cell.key)
-    const error = Errors.make(failure === undefined ? "server_error" : failure === "defect" ? "unknown" : failure, {
-      provider: context?.provider ?? evidence?.provider ?? cell.key,
-      model: context?.model ?? evidence?.model,
-      target: context?.target ?? evidence?.target,
-      origin: "circuit",
-      reason: "circuit_open",
-      retryAfter: Number.isFinite(retryAfterMs) ? Duration.millis(retryAfterMs) : undefined,
-      detail: refused.why
-    })
+    const error = withoutStack(() =>
+      Errors.make(failure === undefined ? "server_error" : failure === "defect" ? "unknown" : failure, {
+        provider: context?.provider ?? evidence?.provider ?? cell.key,
+        model: context?.model ?? evidence?.model,
+        target: context?.target ?? evidence?.target,
+        origin: "circuit",
+        reason: "circuit_open",
+        retryAfter: Number.isFinite(retryAfterMs) ? Duration.millis(retryAfterMs) : undefined,
+        detail: refused.why
+      })
+    )
     cell.refusal = { retryAfterMs, why: refused.why, error }
     return error
   }

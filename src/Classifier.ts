@@ -46,7 +46,8 @@ import { diagnose, maybeBilled, type Symptoms } from "./internal/diagnosis.ts"
 import * as Evidence from "./internal/evidence.ts"
 import { detail, scrub } from "./internal/redact.ts"
 import * as Wait from "./internal/retryAfter.ts"
-import { isLLMError, type LLMError, make, type Reason } from "./LLMError.ts"
+import { withoutStack } from "./internal/withoutStack.ts"
+import { type Fields, isLLMError, type LLMError, make, type Reason } from "./LLMError.ts"
 
 /**
  * Headers by name in any case; a repeated header has a list of values.
@@ -150,10 +151,11 @@ const waitOf = (
   text: string,
   receivedAt: number | undefined
 ): number | undefined => {
+  const stated = failed ? Wait.explicitWait(headers, receivedAt) : undefined
+  if (stated !== undefined) return stated
   const time = Wait.responseTime(headers, receivedAt)
   const bareNumbers = hasBareResets(provider)
-  return (failed ? Wait.explicitWait(headers, receivedAt) : undefined)
-    ?? (evidence.headers === undefined ? undefined : Wait.explicitWait(evidence.headers, time))
+  return (evidence.headers === undefined ? undefined : Wait.explicitWait(evidence.headers, time))
     ?? evidence.waitMs
     ?? Wait.textWait(text, time)
     ?? (status === 429 && failed ? Wait.resetWait(headers, receivedAt, { bareNumbers }) : undefined)
@@ -200,7 +202,7 @@ const conclude = (finding: Finding): LLMError => {
   )
   const secrets = context.secrets ?? []
   const requestId = requestIdOf(headers, evidence)
-  return make(verdict.errorClass, {
+  const fields: Fields = {
     provider: context.provider,
     model: context.model,
     target: context.target,
@@ -213,7 +215,8 @@ const conclude = (finding: Finding): LLMError => {
     maybeBilled: finding.contentSeen || maybeBilled(verdict, symptoms.links, context.sent),
     detail: detailOf(evidence.texts, secrets),
     ...(finding.cause === undefined ? undefined : { cause: finding.cause })
-  })
+  }
+  return withoutStack(() => make(verdict.errorClass, fields))
 }
 
 const isFailure = (status: number): boolean => status >= 400 && status <= 599

@@ -196,9 +196,10 @@ export const layerMemory = (options: Options = {}): Layer.Layer<ClientThrottle> 
       let isOpen = true
       return {
         settle: (outcome) =>
-          Effect.map(Clock.currentTimeMillis, (now) => {
-            if (isOpen) Acceptance.end(limits, state, startedAt, outcome, now)
+          Clock.clockWith((clock) => {
+            if (isOpen) Acceptance.end(limits, state, startedAt, outcome, clock.currentTimeMillisUnsafe())
             isOpen = false
+            return Effect.void
           })
       }
     }
@@ -217,10 +218,10 @@ export const layerMemory = (options: Options = {}): Layer.Layer<ClientThrottle> 
     }
 
     const admit = (provider: string): Effect.Effect<Permit | undefined> =>
-      Effect.flatMap(
-        Random.next,
-        (random) => Effect.map(Clock.currentTimeMillis, (now) => admitAt(provider, now, random))
-      )
+      Effect.withFiber((fiber) => {
+        const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+        return Effect.succeed(admitAt(provider, now, fiber.getRef(Random.Random).nextDoubleUnsafe()))
+      })
 
     return ClientThrottle.of({
       admit,

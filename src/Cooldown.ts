@@ -253,10 +253,12 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
         Clock.currentTimeMillis,
         (now) => Duration.millis(Math.max(0, (read(scopeKey, now)?.until ?? 0) - now))
       ),
+    // Nothing is cooling most of the time, and then nobody needs to know what time it is.
     latest: (groups) =>
-      Effect.map(
-        Clock.currentTimeMillis,
-        (now) => entries.size === 0 ? [] : groups.map((keys) => latestOf(keys, now))
+      Effect.suspend(() =>
+        entries.size === 0
+          ? none
+          : Effect.map(Clock.currentTimeMillis, (now) => groups.map((keys) => latestOf(keys, now)))
       ),
     active,
     status: Effect.map(active, statusOf),
@@ -271,6 +273,8 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
     clearExpired: Effect.map(Clock.currentTimeMillis, sweep)
   })
 })
+
+const none: Effect.Effect<ReadonlyArray<Entry | undefined>> = Effect.succeed([])
 
 const view = (scopeKey: string, entry: Stored, now: number): Entry => ({
   scopeKey,

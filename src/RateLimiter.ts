@@ -63,6 +63,7 @@ import type { Dimension as AnyDimension, Observation as AnyObservation } from ".
 import type { Waiter } from "./internal/limiter/queue.ts"
 import { isRefusal } from "./internal/limiter/refusal.ts"
 import * as Snapshots from "./internal/limiter/snapshot.ts"
+import { withoutStack } from "./internal/withoutStack.ts"
 import { isLLMError, type LLMError, RateLimitError } from "./LLMError.ts"
 import { type CompletionRequest, LLMService, type StreamPart } from "./LLMService.ts"
 import * as Timeouts from "./Timeouts.ts"
@@ -846,16 +847,18 @@ const durationOf = (waitMs: number): Duration.Duration | undefined =>
   waitMs === Number.POSITIVE_INFINITY ? undefined : Duration.millis(Math.ceil(waitMs * 1000 - 0.001) / 1000)
 
 const errorOf = (request: Request, refusal: Engine.Refusal): RateLimitError =>
-  new RateLimitError({
-    provider: request.context?.provider ?? "unknown",
-    model: request.context?.model,
-    target: request.context?.target,
-    origin: "limiter",
-    reason: refusal.reason,
-    retryAfter: durationOf(refusal.waitMs),
-    shouldRetry: refusal.reason === "request_exceeds_limit" ? false : undefined,
-    detail: detailOf(refusal)
-  })
+  withoutStack(() =>
+    new RateLimitError({
+      provider: request.context?.provider ?? "unknown",
+      model: request.context?.model,
+      target: request.context?.target,
+      origin: "limiter",
+      reason: refusal.reason,
+      retryAfter: durationOf(refusal.waitMs),
+      shouldRetry: refusal.reason === "request_exceeds_limit" ? false : undefined,
+      detail: detailOf(refusal)
+    })
+  )
 
 const detailOf = (refusal: Engine.Refusal): string => {
   const { asked, dimension, key, reason, rule } = refusal

@@ -381,15 +381,19 @@ export const layerMemory = (options: Options = {}): Layer.Layer<RetryBudget> => 
       (now): Kept => ({ ledger: ledgerOf(policy, now), deposits: 0, granted: 0, refused: 0, refunded: 0 })
     )
 
+    // Each is a single step of the fiber: every call deposits and settles.
+    const at = <A>(use: (now: number) => A): Effect.Effect<A> =>
+      Clock.clockWith((clock) => Effect.succeed(use(clock.currentTimeMillisUnsafe())))
+
     return RetryBudget.of({
       deposit: (key) =>
-        Effect.map(Clock.currentTimeMillis, (now) => {
+        at((now) => {
           const kept = keys.use(key, now)
           kept.deposits++
           kept.ledger.apply(started, now)
         }),
       withdraw: (key, cost = "transient") =>
-        Effect.map(Clock.currentTimeMillis, (now) => {
+        at((now) => {
           const kept = keys.use(key, now)
           const isGranted = kept.ledger.apply({ _tag: "Withdrawn", cost }, now)
           if (isGranted) kept.granted++
@@ -397,22 +401,23 @@ export const layerMemory = (options: Options = {}): Layer.Layer<RetryBudget> => 
           return isGranted
         }),
       refund: (key, cost = "transient") =>
-        Effect.map(Clock.currentTimeMillis, (now) => {
+        at((now) => {
           const kept = keys.use(key, now)
           kept.refunded++
           kept.ledger.apply({ _tag: "Refunded", cost }, now)
         }),
       settle: (key, { cost = "transient", outcome, retry }) =>
-        Effect.map(Clock.currentTimeMillis, (now) => {
+        at((now) => {
           keys.use(key, now).ledger.apply({ _tag: "Ended", retry, outcome, cost }, now)
         }),
-      snapshot: Effect.map(Clock.currentTimeMillis, (now) =>
+      snapshot: at((now) =>
         keys.entries(now).map(([key, { ledger, ...counts }]) => ({
           key,
           policy: policy._tag,
           available: ledger.available(now),
           ...counts
-        })))
+        }))
+      )
     })
   })
 }

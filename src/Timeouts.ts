@@ -284,7 +284,6 @@ export const isContentPart = (part: StreamPart): boolean => {
     case "reasoning-start":
     case "reasoning-end":
     case "finish":
-    case "restarted":
       return false
   }
 }
@@ -369,11 +368,11 @@ const runWithin = <A, E, R>(
       resume(Effect.fail(onExpiry()))
     })
     const forget = fiber.addObserver((exit) => {
-      Alarms.clear(alarm)
+      Alarms.clear(alarm, "soon")
       resume(exit)
     })
     return Effect.suspend(() => {
-      Alarms.clear(alarm)
+      Alarms.clear(alarm, "now")
       return Fiber.interrupt(fiber)
     })
   })

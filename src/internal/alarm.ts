@@ -2,8 +2,8 @@
  * Alarms on one timer a clock: most of them are cleared long before they ring, and a timer of its own for each would
  * cost more than all else that a limit of time does.
  *
- * The timer runs on when its alarm is cleared and looks at the others when it wakes. When none is left it is stopped,
- * though not before the scheduler has come round: who makes one call after the other keeps it.
+ * The timer runs on when its alarm is cleared and looks at the others when it wakes. When none is left it is stopped; for
+ * work that has ended not before the scheduler has come round, so that who makes one call after the other keeps it.
  *
  * @internal
  */
@@ -85,14 +85,16 @@ export const set = (
 }
 
 /**
- * Clears an alarm; one that has rung is left alone.
+ * Clears an alarm; one that has rung is left alone. When it was the last, the timer stops now or soon.
  *
  * @internal
  */
-export const clear = ({ slot, timer }: Alarm): void => {
+export const clear = ({ slot, timer }: Alarm, stops: "soon" | "now"): void => {
   if (slot < 0) return
   Heap.removeAt(timer.alarms, slot)
-  if (timer.alarms.items.length > 0 || timer.sleeping === undefined || timer.stopping) return
+  if (timer.alarms.items.length > 0 || timer.sleeping === undefined) return
+  if (stops === "now") return stop(timer)
+  if (timer.stopping) return
   timer.stopping = true
   timer.dispatcher.scheduleTask(() => {
     timer.stopping = false

@@ -145,7 +145,7 @@ const phraseReason = (text: string, status: number, provider: string, codes: Rea
   if (text === "") return undefined
   const limited = status === 429 || status === 413 || status === 0
   if (limited && asksForTooMuch(text)) return "request_exceeds_limit"
-  if (memoryWords.test(text) && (status === 0 || status >= 500)) return "capacity"
+  if ((status === 0 || status >= 500) && memoryWords.test(text)) return "capacity"
   // The words of Google and Alibaba for any quota are OpenAI's words for a spent credit.
   const anyQuota = isGoogle(provider) || codes.includes("resourceexhausted") ||
     /quota exceeded for metric|help\.aliyun\.com/.test(text)

@@ -303,10 +303,14 @@ const visitFrames = (visit: Visit, text: string, depth: number): boolean => {
 const exceptionName = /\b[A-Z][A-Za-z]{2,60}(?:Exception|Error|Timeout)\b/g
 const snakeName = /\b[a-z]{2,30}(?:_[a-z]{2,30}){1,7}\b|\b[A-Z]{3,30}_[A-Z_]{2,60}\b/g
 
+// The hints are quick to miss.
+const names = [[exceptionName, /Exception|Error|Timeout/], [snakeName, /_/]] as const
+
 const mention = (visit: Visit, text: string): void => {
   const { mentioned } = visit.evidence
   const own = withoutEcho(text)
-  for (const pattern of [exceptionName, snakeName]) {
+  for (const [pattern, hint] of names) {
+    if (!hint.test(own)) continue
     for (const [name] of own.matchAll(pattern)) {
       if (mentioned.length >= 40) return
       mentioned.push(normalise(name))
@@ -327,7 +331,7 @@ const visitText = (visit: Visit, input: string, depth: number): void => {
       return visitValue(visit, parsed.value, depth + 1)
     }
   }
-  if (htmlStart.test(text) || htmlAfterWords.test(text)) return visitHtml(visit, text)
+  if (text.includes("<") && (htmlStart.test(text) || htmlAfterWords.test(text))) return visitHtml(visit, text)
   if (visitFrames(visit, text, depth)) return
   const brace = /[{[]\s{0,40}\\?["'{[]/.exec(text)
   if (brace !== null) {

@@ -23,16 +23,33 @@ const patterns: ReadonlyArray<readonly [RegExp, string]> = [
     `$1$2${mask}`
   ],
   [
-    /(?<![\w-])(?=[a-z\d]{2,6}[-_])(?:sk|pk|rk|ak|gsk|xai|hf|r8|pplx|nvapi|fw|csk|ghp|gho|ghs|ghu|glpat|pat|tgp|vck|dp|xoxb|xoxp|lsv2|api|key|dsk|bce|ms|jina|voyage|org-key)[-_][\w.*-]{8,}/gi,
+    /\b(?<!-)(?=[a-z\d]{2,6}[-_])(?:sk|pk|rk|ak|gsk|xai|hf|r8|pplx|nvapi|fw|csk|ghp|gho|ghs|ghu|glpat|pat|tgp|vck|dp|xoxb|xoxp|lsv2|api|key|dsk|bce|ms|jina|voyage|org-key)[-_][\w.*-]{8,}/gi,
     mask
   ],
   [/\bgithub_pat_\w{8,}/g, mask],
   [/\bAIza[\w-]{10,}/g, mask],
   [/\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}/g, mask],
   [/\bya29\.[\w.-]{8,}/g, mask],
-  [/\bey[JI][\w-]{6,}\.[\w-]{2,}(?:\.[\w-]{0,4096})?/g, mask],
-  [/\b(?=\w{32})(?=[A-Za-z_]{0,128}\d)(?=\d{0,128}[A-Za-z])[A-Za-z0-9_]{32,}(?:[+/=-]{0,2}\w{0,128})/g, mask]
+  [/\bey[JI][\w-]{6,}\.[\w-]{2,}(?:\.[\w-]{0,4096})?/g, mask]
 ]
+
+const longWord = /\b(?=\w{32})(?=[A-Za-z_]{0,128}\d)(?=\d{0,128}[A-Za-z])[A-Za-z0-9_]{32,}(?:[+/=-]{0,2}\w{0,128})/g
+
+const isWord = (code: number): boolean =>
+  (code >= 0x61 && code <= 0x7a) || (code >= 0x41 && code <= 0x5a) || (code >= 0x30 && code <= 0x39) || code === 0x5f
+
+// Whatever has 32 characters has every 32nd of the text in it, so nearly all of a text need not be looked at.
+const hasLongWord = (text: string): boolean => {
+  for (let at = 31; at < text.length; at += 32) {
+    let start = at
+    while (start > at - 32 && isWord(text.charCodeAt(start))) start--
+    if (start === at) continue
+    let end = at + 1
+    while (end <= start + 32 && isWord(text.charCodeAt(end))) end++
+    if (end - start > 32) return true
+  }
+  return false
+}
 
 const variants = (secret: string): ReadonlyArray<string> => {
   const escaped = JSON.stringify(secret).slice(1, -1)
@@ -54,11 +71,14 @@ export const scrub = (text: string, secrets: ReadonlyArray<Redacted.Redacted<str
     for (const variant of variants(value)) clean = clean.replaceAll(variant, mask)
   }
   for (const [pattern, replacement] of patterns) clean = clean.replace(pattern, replacement)
-  return clean
+  return hasLongWord(clean) ? clean.replace(longWord, mask) : clean
 }
 
 const echoes =
   /\b(?:input|inputs|messages?|prompt|contents?|failed_generation|request_body|payload|arguments)\b\\?['"]?\s{0,2}[:=]\s{0,2}(?:\\?['"]?[[{]|\\?['"](?=[^'"]{60}))|\(type_\w{1,24}\),? |invalid (?:type|value): string \\?"|['"]role['"]\s?:/i
+
+// What every echo has, and most texts have not: a value in quotes or brackets, or one of a few words.
+const echoHint = /[:=]\s{0,2}\\?['"[{]|type_|: string|role['"]/i
 
 /**
  * Returns a text up to where it begins to repeat what the caller sent.
@@ -66,10 +86,11 @@ const echoes =
  * @internal
  */
 export const withoutEcho = (text: string): string => {
-  const echo = echoes.exec(text)
+  const echo = echoHint.test(text) ? echoes.exec(text) : null
   return echo === null ? text : text.slice(0, echo.index).replace(/['"]$/, "")
 }
 
+const otherThanOneSpace = /[^\S ]\s*| \s+/g
 const longQuote = /(["'`])[^"'`]{80,}(?:\1|$)/g
 
 /**
@@ -85,7 +106,7 @@ export const detail = (
   // Secrets go first: cutting could leave half of one, which no pattern would know.
   const clean = withoutEcho(scrub(text.slice(0, 16_384), secrets))
     .replace(longQuote, "$1…$1")
-    .replace(/\s+/g, " ")
+    .replace(otherThanOneSpace, " ")
     .trim()
   if (clean === "") return undefined
   return clean.length > length ? `${clean.slice(0, length - 1)}…` : clean

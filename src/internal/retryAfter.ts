@@ -150,9 +150,9 @@ const until = (at: number | undefined, now: number | undefined): number | undefi
 const longer = (left: number | undefined, right: number | undefined): number | undefined =>
   left === undefined ? right : right === undefined ? left : Math.max(left, right)
 
-const parseValue = (value: string, scale: number, now: number | undefined): number | undefined => {
+const parseValue = (value: string, scale: number, now: () => number | undefined): number | undefined => {
   const text = value.trim()
-  const whole = parseDecimal(text, scale) ?? until(parseDate(text), now)
+  const whole = parseDecimal(text, scale) ?? until(parseDate(text), now())
   if (whole !== undefined || !text.includes(",")) return whole
   // A repeated header arrives as one list: the longest wait satisfies all of them.
   return text.split(",").reduce<number | undefined>(
@@ -178,10 +178,10 @@ export const responseTime = (headers: Headers, now: number | undefined): number 
  */
 export const explicitWait = (headers: Headers, now: number | undefined): number | undefined => {
   const millis = headers["retry-after-ms"] ?? headers["x-ms-retry-after-ms"]
-  const exact = millis === undefined ? undefined : parseValue(millis, 1, undefined)
+  const exact = millis === undefined ? undefined : parseValue(millis, 1, () => undefined)
   if (exact !== undefined) return exact
   const seconds = headers["retry-after"]
-  return seconds === undefined ? undefined : parseValue(seconds, 1000, responseTime(headers, now))
+  return seconds === undefined ? undefined : parseValue(seconds, 1000, () => responseTime(headers, now))
 }
 
 // The same field has a unit, an RFC 3339 date, an epoch or bare seconds, depending on the provider.

@@ -47,10 +47,10 @@ describe("alarms", () => {
       const { rung, set, sleeps } = yield* make
       const first = set("first", 1000)
       const second = set("second", 2000)
-      Alarms.clear(first)
-      Alarms.clear(first)
+      Alarms.clear(first, "soon")
+      Alarms.clear(first, "soon")
       yield* TestClock.adjust("1 minute")
-      Alarms.clear(second)
+      Alarms.clear(second, "soon")
       assert.deepStrictEqual(rung, [["second", 2000]])
       assert.strictEqual(sleeps.pending, 0)
     }))
@@ -58,15 +58,20 @@ describe("alarms", () => {
   it.effect("share one timer, which stops soon after the last is cleared and not before", () =>
     Effect.gen(function*() {
       const { set, sleeps } = yield* make
-      for (let call = 0; call < 100; call++) Alarms.clear(set("one by one", 1000))
-      Array.from({ length: 100 }, (_, call) => set("together", 1000 + call)).forEach(Alarms.clear)
+      for (let call = 0; call < 100; call++) Alarms.clear(set("one by one", 1000), "soon")
+      Array.from({ length: 100 }, (_, call) => set("together", 1000 + call)).forEach((alarm) =>
+        Alarms.clear(alarm, "soon")
+      )
       assert.deepStrictEqual(sleeps, { pending: 1, started: 1 })
       yield* Effect.yieldNow
       assert.deepStrictEqual(sleeps, { pending: 0, started: 1 })
       const kept = set("kept", 1000)
       yield* Effect.yieldNow
       assert.deepStrictEqual(sleeps, { pending: 1, started: 2 })
-      Alarms.clear(kept)
+      Alarms.clear(set("not the last", 1), "now")
+      assert.strictEqual(sleeps.pending, 1)
+      Alarms.clear(kept, "now")
+      assert.strictEqual(sleeps.pending, 0)
     }))
 
   it.effect("that are set while others ring, wait for their own time", () =>

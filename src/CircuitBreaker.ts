@@ -70,6 +70,7 @@ import type * as Histories from "./internal/circuit/history.ts"
 import * as Registries from "./internal/circuit/registry.ts"
 import * as Trip from "./internal/circuit/trip.ts"
 import * as Windows from "./internal/circuit/window.ts"
+import * as Step from "./internal/step.ts"
 import { withoutStack } from "./internal/withoutStack.ts"
 import * as Errors from "./LLMError.ts"
 import { LLMService, type StreamPart } from "./LLMService.ts"
@@ -1100,11 +1101,11 @@ const service = (
   const permitOf = (held: Held): Permit => ({
     key: held.cell.key,
     isProbe: held.permit.probe !== undefined,
-    firstContent: Effect.sync(() => firstContent(held)),
-    success: Effect.sync(() => tell(held, success)),
-    ignored: Effect.sync(() => tell(held, ignored)),
-    failure: (errorClass, retryAfter) => Effect.sync(() => tell(held, failure(errorClass, { retryAfter }))),
-    settle: (exit) => Effect.sync(() => settle(held, exit))
+    firstContent: Step.sync(() => firstContent(held)),
+    success: Step.sync(() => tell(held, success)),
+    ignored: Step.sync(() => tell(held, ignored)),
+    failure: (errorClass, retryAfter) => Step.sync(() => tell(held, failure(errorClass, { retryAfter }))),
+    settle: (exit) => Step.sync(() => settle(held, exit))
   })
 
   const refusalOf = (cell: Registries.Cell, refused: Refused): Errors.LLMError => {
@@ -1193,23 +1194,23 @@ const service = (
         return Effect.andThen(watched, admitted)
       }),
     take: (key) =>
-      Effect.withFiber((fiber) => {
+      Step.make((fiber) => {
         const result = admit(fiber, key)
-        return "told" in result ? Effect.succeed(permitOf(result)) : Effect.fail(result)
+        return "told" in result ? Exit.succeed(permitOf(result)) : Exit.fail(result)
       }),
     check: (key) => reading((now) => verdict(registry.peek(key, now), now)),
     checkAll: (keys) =>
-      Effect.suspend(() =>
-        registry.allClosed() ? noneRefuses : reading((now) => {
-          let refuses = false
-          const verdicts = keys.map((key) => {
-            const found = verdict(registry.peek(key, now), now)
-            refuses ||= !found.admits
-            return found
-          })
-          return refuses ? verdicts : []
+      Step.make((fiber) => {
+        if (registry.allClosed()) return noneRefuses
+        const now = monotonic(fiber.getRef(Clock.Clock))
+        let refuses = false
+        const verdicts = keys.map((key) => {
+          const found = verdict(registry.peek(key, now), now)
+          refuses ||= !found.admits
+          return found
         })
-      ),
+        return refuses ? Exit.succeed(verdicts) : noneRefuses
+      }),
     state: (key) => reading((now) => circuitOf(config, key, registry.peek(key, now)?.state, now)),
     snapshot: reading((now) => registry.cells(now).map((cell) => circuitOf(config, cell.key, cell.state, now))),
     transitions: Stream.fromPubSub(pubsub),
@@ -1241,7 +1242,7 @@ type Refused = Extract<Core.Decision, { readonly _tag: "Refused" }>
 
 const nothing: Core.Outcome = { _tag: "Ignored" }
 
-const noneRefuses: Effect.Effect<ReadonlyArray<Verdict>> = Effect.succeed([])
+const noneRefuses: Exit.Exit<ReadonlyArray<Verdict>> = Exit.succeed([])
 
 const admitting: Verdict = { admits: true, status: "closed", retryAfterMs: 0, why: undefined }
 

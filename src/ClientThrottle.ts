@@ -52,6 +52,7 @@ import * as Random from "effect/Random"
 import * as Acceptance from "./internal/budget/acceptance.ts"
 import { mayHeal } from "./internal/health/blame.ts"
 import * as IdleMap from "./internal/idleMap.ts"
+import * as Step from "./internal/step.ts"
 import { isLLMError, type LLMError, RateLimitError } from "./LLMError.ts"
 
 /**
@@ -196,10 +197,10 @@ export const layerMemory = (options: Options = {}): Layer.Layer<ClientThrottle> 
       let isOpen = true
       return {
         settle: (outcome) =>
-          Clock.clockWith((clock) => {
-            if (isOpen) Acceptance.end(limits, state, startedAt, outcome, clock.currentTimeMillisUnsafe())
+          Step.sync((fiber) => {
+            const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+            if (isOpen) Acceptance.end(limits, state, startedAt, outcome, now)
             isOpen = false
-            return Effect.void
           })
       }
     }
@@ -218,9 +219,9 @@ export const layerMemory = (options: Options = {}): Layer.Layer<ClientThrottle> 
     }
 
     const admit = (provider: string): Effect.Effect<Permit | undefined> =>
-      Effect.withFiber((fiber) => {
+      Step.sync((fiber) => {
         const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
-        return Effect.succeed(admitAt(provider, now, fiber.getRef(Random.Random).nextDoubleUnsafe()))
+        return admitAt(provider, now, fiber.getRef(Random.Random).nextDoubleUnsafe())
       })
 
     return ClientThrottle.of({

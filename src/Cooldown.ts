@@ -35,7 +35,9 @@ import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
+import * as Step from "./internal/step.ts"
 import type { Reason, Scope } from "./LLMError.ts"
 import { parseScopeKey, scopeKeys, type Target } from "./Target.ts"
 
@@ -255,11 +257,11 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
       ),
     // Nothing is cooling most of the time, and then nobody needs to know what time it is.
     latest: (groups) =>
-      Effect.suspend(() =>
-        entries.size === 0
-          ? none
-          : Effect.map(Clock.currentTimeMillis, (now) => groups.map((keys) => latestOf(keys, now)))
-      ),
+      Step.make((fiber) => {
+        if (entries.size === 0) return none
+        const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+        return Exit.succeed(groups.map((keys) => latestOf(keys, now)))
+      }),
     active,
     status: Effect.map(active, statusOf),
     clear: (scopeKey) =>
@@ -274,7 +276,7 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
   })
 })
 
-const none: Effect.Effect<ReadonlyArray<Entry | undefined>> = Effect.succeed([])
+const none: Exit.Exit<ReadonlyArray<Entry | undefined>> = Exit.succeed([])
 
 const view = (scopeKey: string, entry: Stored, now: number): Entry => ({
   scopeKey,

@@ -44,9 +44,11 @@
  */
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as PubSub from "effect/PubSub"
 import * as Stream from "effect/Stream"
+import * as Step from "./internal/step.ts"
 import type { Attempt, ErrorClass, Reason } from "./LLMError.ts"
 
 /**
@@ -123,8 +125,7 @@ export const layer: Layer.Layer<Events> = Layer.effect(
     let listeners = 0
     const subscribed = Effect.acquireRelease(Effect.sync(() => listeners++), () => Effect.sync(() => listeners--))
     return Events.of({
-      publish: (event) =>
-        Effect.suspend(() => listeners === 0 ? Effect.void : Effect.asVoid(PubSub.publish(pubsub, event()))),
+      publish: (event) => Step.make(() => listeners === 0 ? Exit.void : Effect.asVoid(PubSub.publish(pubsub, event()))),
       stream: Stream.unwrap(
         Effect.map(Effect.andThen(subscribed, PubSub.subscribe(pubsub)), (_) => Stream.fromSubscription(_))
       )

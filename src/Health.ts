@@ -56,6 +56,7 @@ import * as Average from "./internal/health/average.ts"
 import { isEvidence } from "./internal/health/blame.ts"
 import * as Records from "./internal/health/record.ts"
 import * as IdleMap from "./internal/idleMap.ts"
+import * as Step from "./internal/step.ts"
 import type { ErrorClass, LLMError, Reason } from "./LLMError.ts"
 import { LLMService } from "./LLMService.ts"
 import { isContentPart } from "./Timeouts.ts"
@@ -613,7 +614,7 @@ const make = (
   }
 
   const tell = (events: ReadonlyArray<Change> | undefined): Effect.Effect<void> =>
-    events === undefined ? Effect.void : Effect.asVoid(PubSub.publishAll(changes, events))
+    events === undefined ? Exit.void : Effect.asVoid(PubSub.publishAll(changes, events))
 
   const view = (key: string, kept: Kept, now: number): Figures => {
     const score = scoreAt(kept, now)
@@ -641,18 +642,21 @@ const make = (
 
   return Health.of({
     // A call records several outcomes, so each is a single step of its fiber.
-    record: (key, outcome) =>
-      Clock.clockWith((clock) => tell(recordOne(key, outcome, clock.currentTimeMillisUnsafe(), undefined))),
+    record: (key, outcome) => Step.make((fiber) => tell(recordOne(key, outcome, timeOf(fiber), undefined))),
     recordAll: (all, outcome) =>
-      Clock.clockWith((clock) => {
-        const now = clock.currentTimeMillisUnsafe()
+      Step.make((fiber) => {
+        const now = timeOf(fiber)
         let told: Array<Change> | undefined
         for (const key of all) told = recordOne(key, outcome, now, told)
         return tell(told)
       }),
     score: (key) => Effect.map(Clock.currentTimeMillis, (now) => scoreOfKey(key, now)),
     scores: (all) => Effect.map(Clock.currentTimeMillis, (now) => all.map((key) => scoreOfKey(key, now))),
-    readings: (all) => Effect.map(Clock.currentTimeMillis, (now) => all.map((key) => readingOf(key, now))),
+    readings: (all) =>
+      Step.sync((fiber) => {
+        const now = timeOf(fiber)
+        return all.map((key) => readingOf(key, now))
+      }),
     figures: (key) =>
       Effect.map(Clock.currentTimeMillis, (now) => {
         const kept = keys.peek(key, now)
@@ -667,6 +671,8 @@ const make = (
     changes: Stream.fromPubSub(changes)
   })
 }
+
+const timeOf = (fiber: Step.AnyFiber): number => fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
 
 const hysteresis = 5
 const bounds: Readonly<Record<Status, number>> = { healthy: 80, degraded: 50, critical: 0 }

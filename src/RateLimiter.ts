@@ -63,6 +63,7 @@ import type { Dimension as AnyDimension, Observation as AnyObservation } from ".
 import type { Waiter } from "./internal/limiter/queue.ts"
 import { isRefusal } from "./internal/limiter/refusal.ts"
 import * as Snapshots from "./internal/limiter/snapshot.ts"
+import * as Step from "./internal/step.ts"
 import { withoutStack } from "./internal/withoutStack.ts"
 import { isLLMError, type LLMError, RateLimitError } from "./LLMError.ts"
 import { type CompletionRequest, LLMService, type StreamPart } from "./LLMService.ts"
@@ -676,19 +677,19 @@ const makeDesk = (
 
   const reservationOf = (grant: Engine.Grant): Reservation => ({
     settle: (usage) =>
-      Effect.sync(() => {
+      Step.sync(() => {
         if (grant.settled) return
         settle(grant, usage)
         finish()
       }),
     end: (usage) =>
-      Effect.sync(() => {
+      Step.sync(() => {
         if (grant.settled && grant.released) return
         settle(grant, usage)
         Engine.release(engine, grant)
         finish()
       }),
-    cancel: Effect.sync(() => {
+    cancel: Step.sync(() => {
       tick()
       giveBack(grant)
       finish()
@@ -735,15 +736,15 @@ const makeDesk = (
   }
 
   const take = (request: Request): Effect.Effect<Reservation, RateLimitError> =>
-    Effect.suspend(() => {
+    Step.make(() => {
       tick()
       const outcome = Engine.reserve(engine, askOf(request, 0))
       if (engine.done.length > 0 || engine.waiting > 0) finish()
       switch (outcome._tag) {
         case "Granted":
-          return Effect.succeed(reservationOf(outcome.grant))
+          return Exit.succeed(reservationOf(outcome.grant))
         case "Refused":
-          return Effect.fail(errorOf(request, outcome.refusal))
+          return Exit.fail(errorOf(request, outcome.refusal))
         case "Waiting":
           return Effect.die(new RangeError("RateLimiter: a request that may not wait has been queued"))
       }
@@ -789,7 +790,7 @@ const makeDesk = (
       take,
       waitFor: (request) => step(() => forecastOf(Engine.foresee(engine, askOf(request, 0)))),
       headrooms: (sets) =>
-        Effect.sync(() => {
+        Step.sync(() => {
           tick()
           return sets.map((scopes) => Engine.headroom(engine, scopes))
         }),

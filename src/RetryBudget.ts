@@ -55,6 +55,7 @@ import * as Schedule from "effect/Schedule"
 import * as Policies from "./internal/budget/policies.ts"
 import { mayHeal } from "./internal/health/blame.ts"
 import * as IdleMap from "./internal/idleMap.ts"
+import * as Step from "./internal/step.ts"
 import { isLLMError, type LLMError } from "./LLMError.ts"
 
 /**
@@ -383,7 +384,7 @@ export const layerMemory = (options: Options = {}): Layer.Layer<RetryBudget> => 
 
     // Each is a single step of the fiber: every call deposits and settles.
     const at = <A>(use: (now: number) => A): Effect.Effect<A> =>
-      Clock.clockWith((clock) => Effect.succeed(use(clock.currentTimeMillisUnsafe())))
+      Step.sync((fiber) => use(fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()))
 
     return RetryBudget.of({
       deposit: (key) =>

@@ -43,9 +43,11 @@ import type * as Response from "effect/ai/Response"
 import * as Tool from "effect/ai/Tool"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Layer from "effect/Layer"
 import * as Result from "effect/Result"
 import * as Requests from "./internal/call/request.ts"
+import * as Step from "./internal/step.ts"
 import * as Wire from "./internal/wire/prompt.ts"
 import type { LLMError, PermanentError } from "./LLMError.ts"
 import type { CompletionRequest } from "./LLMService.ts"
@@ -210,11 +212,13 @@ const make = (options: Decoded): Usage["Service"] => {
 
   return Usage.of({
     estimate: (request, target) =>
-      Effect.map(
-        Effect.fromResult(Requests.prepare(request)),
-        (prepared) => estimateWith(options, prepared, target, models.get(keyOf(target)) ?? empty)
-      ),
-    record: ({ estimate, target, usage }) => Effect.sync(() => learn(use(target), usage, estimate)),
+      Step.make(() => {
+        const prepared = Requests.prepare(request)
+        return Result.isSuccess(prepared)
+          ? Exit.succeed(estimateWith(options, prepared.success, target, models.get(keyOf(target)) ?? empty))
+          : Exit.fail(prepared.failure)
+      }),
+    record: ({ estimate, target, usage }) => Step.sync(() => learn(use(target), usage, estimate)),
     statistics: (target) =>
       Effect.sync(() => {
         const model = models.get(keyOf(target))

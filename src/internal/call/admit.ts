@@ -5,16 +5,18 @@
  */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import * as Scope from "effect/Scope"
-import type { LLMError, RateLimitError } from "../../LLMError.ts"
+import * as Exit from "effect/Exit"
+import type { LLMError } from "../../LLMError.ts"
 import type * as RateLimiter from "../../RateLimiter.ts"
 import { scopeKey } from "../../Target.ts"
+import type { Estimate } from "../../Usage.ts"
 import * as Usage from "../../Usage.ts"
 import { isRefusal } from "../limiter/refusal.ts"
 import { observations } from "../quotaHeaders.ts"
+import * as Step from "../step.ts"
 import { OnResponse } from "../wire/onResponse.ts"
 import { about } from "./about.ts"
-import type { Attempt, Call, Grant, LimitScope, Member, Spent } from "./call.ts"
+import type { Attempt, Call, Chosen, Grant, LimitScope, Member, Spent } from "./call.ts"
 
 /** The limits an attempt of this call at this target counts in. */
 export const scopesOf = (call: Call, member: Member): ReadonlyArray<LimitScope> => {
@@ -23,62 +25,62 @@ export const scopesOf = (call: Call, member: Member): ReadonlyArray<LimitScope> 
   return own === undefined ? member.limits : [...member.limits, own]
 }
 
-/** Reserves what the attempt may use: at once or not at all, or in the queue when every target lacks capacity. */
-export const admit = (
+/** What an attempt asks the limiter for: room at once, or a place in the queue when every target lacks room. */
+export const requestOf = (
   call: Call,
   member: Member,
   scopes: ReadonlyArray<LimitScope>,
-  queue: boolean,
-  scope: Scope.Scope
-): Effect.Effect<Grant, RateLimitError> => {
-  const { limiter, queueWaitMs } = call.engine
-  const { target } = member
-  return Effect.flatMap(call.need.estimate(target), (estimate) => {
-    const left = call.setup.deadlineAt - call.clock.currentTimeMillisUnsafe()
-    const request: RateLimiter.Request = {
-      scopes,
-      tokens: estimate,
-      priority: call.need.priority,
-      tenant: call.need.tenant,
-      maxWait: Math.max(0, Math.min(queueWaitMs, left)),
-      context: about(target)
-    }
-    const reserve = queue ? limiter.reserve(request) : limiter.tryReserve(request)
-    return Effect.flatMap(Scope.provide(reserve, scope), (reservation) => {
-      const grant: Grant = { reservation, estimate, sent: false, emitted: 0 }
-      // Whatever ends the attempt without settling it is an interruption.
-      return Effect.as(
-        Scope.addFinalizer(
-          scope,
-          Effect.suspend(() => settle(grant, target.provider, { _tag: "Interrupted", sent: grant.sent }))
-        ),
-        grant
-      )
-    })
-  })
+  estimate: Estimate
+): RateLimiter.Request => {
+  const left = call.setup.deadlineAt - call.clock.currentTimeMillisUnsafe()
+  return {
+    scopes,
+    tokens: estimate,
+    priority: call.need.priority,
+    tenant: call.need.tenant,
+    maxWait: Math.max(0, Math.min(call.engine.queueWaitMs, left)),
+    context: about(member.target)
+  }
 }
 
-const settle = (grant: Grant, provider: string, outcome: Usage.Outcome): Effect.Effect<void> => {
+export const grantOf = (reservation: RateLimiter.Reservation, estimate: Estimate): Grant => ({
+  reservation,
+  estimate,
+  sent: false,
+  emitted: 0
+})
+
+/** Gives back what is held; what nobody has settled was interrupted. */
+export const release = (call: Call, { index }: Chosen, grant: Grant): Effect.Effect<void> => {
+  const provider = call.engine.candidates[index]?.target.provider ?? ""
+  return grant.reservation.end(usageOf(grant, provider, { _tag: "Interrupted", sent: grant.sent }))
+}
+
+const usageOf = (grant: Grant, provider: string, outcome: Usage.Outcome): RateLimiter.Usage => {
   const settled = Usage.settlement(outcome, grant.estimate, Usage.fromCharacters(grant.emitted))
-  if (settled.requests === 0) return grant.reservation.settle("nothing-sent")
+  if (settled.requests === 0) return "nothing-sent"
   // What a provider counts of its cache against a limit is no cached input to the limiter.
   const cachedInput = settled.input - Usage.limitedInput(settled, provider)
-  return grant.reservation.settle({ input: settled.input, output: settled.output, cachedInput })
+  return { input: settled.input, output: settled.output, cachedInput }
 }
 
+const settle = (grant: Grant, provider: string, outcome: Usage.Outcome): Effect.Effect<void> =>
+  grant.reservation.settle(usageOf(grant, provider, outcome))
+
 /** Settles a success by its usage, and learns from it what the next estimate should be. */
-export const succeeded = (call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> => {
-  const { grant, member } = attempt
-  if (grant === undefined) return Effect.void
-  switch (spent._tag) {
-    case "Reported":
-      return Effect.andThen(
-        settle(grant, member.target.provider, { _tag: "Success", usage: spent.usage }),
-        call.engine.usage.record({ target: member.target, usage: spent.usage, estimate: grant.estimate })
-      )
-    case "Told":
-      return grant.reservation.settle(spent.usage)
-  }
+export const succeeded = (
+  fiber: Step.AnyFiber,
+  call: Call,
+  { grant, member }: Attempt,
+  spent: Spent
+): Effect.Effect<void> => {
+  if (grant === undefined) return Exit.void
+  if (spent._tag === "Told") return grant.reservation.settle(spent.usage)
+  const { usage } = spent
+  return Step.all(fiber, [
+    settle(grant, member.target.provider, { _tag: "Success", usage }),
+    call.engine.usage.record({ target: member.target, usage, estimate: grant.estimate })
+  ])
 }
 
 /** Settles a failure by what it says, and tells the limiter when the provider found the rate too high. */

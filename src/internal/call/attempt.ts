@@ -11,7 +11,6 @@ import { about } from "./about.ts"
 import * as Admissions from "./admit.ts"
 import type { Attempt, Call, Spent } from "./call.ts"
 import * as Observers from "./observe.ts"
-import * as Records from "./record.ts"
 import type { Prepared } from "./request.ts"
 
 /** Runs an effect as the attempt: within its time, with its headers read, and told of when it succeeds. */
@@ -23,13 +22,7 @@ export const attempted = <A, R>(
 ): Effect.Effect<A, LLMError, R> =>
   Effect.flatMap(
     Admissions.observing(call, attempt, timed(call, attempt, effect)),
-    (value) => Effect.as(succeeded(call, attempt, spentOf(value)), value)
-  )
-
-/** Everything that follows a success, in one step. */
-export const succeeded = (call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> =>
-  Effect.uninterruptible(
-    Effect.andThen(Records.success(call, attempt, spent), Observers.succeeded(call, attempt, spent))
+    (value) => Effect.as(Observers.succeeded(call, attempt, spentOf(value)), value)
   )
 
 /** Limits an attempt to its own time, or to what is left of the call's. */

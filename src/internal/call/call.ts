@@ -131,7 +131,7 @@ export interface Call {
   readonly clock: Clock.Clock
   readonly startedAt: number
   readonly attempts: Array<Errors.Attempt>
-  readonly steps: Map<number, Step>
+  readonly steps: Map<number, RetryStep>
   state: Decisions.State
   waitedMs: number
   /** What has been waited since the last attempt. */
@@ -156,7 +156,10 @@ export interface Charge {
   readonly cost: Cost
 }
 
-export type Step = (now: number, error: Errors.LLMError) => Pull.Pull<[unknown, Duration.Duration], never, unknown>
+export type RetryStep = (now: number, error: Errors.LLMError) => Pull.Pull<[unknown, Duration.Duration], never, unknown>
+
+/** The decision that an attempt carries out. */
+export type Chosen = Extract<Decisions.Decision, { readonly _tag: "Attempt" }>
 
 /** What an attempt works with. */
 export interface Attempt {
@@ -170,7 +173,8 @@ export interface Attempt {
   readonly remainingMs: number
   /** Milliseconds it may take so that later targets get a start; `Infinity` where nothing is held back for them. */
   readonly sliceMs: number
-  readonly scope: Scope.Closeable
+  /** What the attempt opens is open in it; a whole answer opens nothing. */
+  readonly scope: Scope.Closeable | undefined
   /** What the limiter has granted; `undefined` where nothing is limited. */
   readonly grant: Grant | undefined
   readonly permit: Permit

@@ -2,17 +2,18 @@
  * Who is told how an attempt ended: the limiter, the circuit, the health of the target and the retry budget.
  *
  * All are told, once: an interruption on the way waits until they are. An interrupted attempt is neither a success nor a
- * failure. The limiter and the circuit learn of it from the closing of the attempt's scope, the others from
- * `interrupted`, which runs there as well.
+ * failure; the limiter learns of it when what the attempt holds is released.
  *
  * @internal
  */
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as ClientThrottle from "../../ClientThrottle.ts"
 import * as Health from "../../Health.ts"
 import type { LLMError } from "../../LLMError.ts"
 import { type Rule, ruleFor } from "../../Recovery.ts"
 import * as RetryBudget from "../../RetryBudget.ts"
+import * as Step from "../step.ts"
 import * as Admissions from "./admit.ts"
 import type { Attempt, Call, Member, Spent } from "./call.ts"
 import * as Records from "./record.ts"
@@ -42,28 +43,28 @@ export const firstContent = (call: Call, attempt: Attempt): Effect.Effect<void> 
   })
 
 const settleThrottle = (attempt: Attempt, outcome: ClientThrottle.Outcome): Effect.Effect<void> =>
-  attempt.passed === undefined ? Effect.void : attempt.passed.settle(outcome)
+  attempt.passed === undefined ? Exit.void : attempt.passed.settle(outcome)
 
-// Once, and all or nothing.
-const telling = (attempt: Attempt, all: () => Effect.Effect<void>): Effect.Effect<void> =>
-  Effect.uninterruptible(Effect.suspend(() => {
-    if (attempt.told) return Effect.void
+// Once, and all or nothing: the step itself cannot be interrupted, and what a service goes on with must not be either.
+const telling = (attempt: Attempt, all: (fiber: Step.AnyFiber) => Effect.Effect<void>): Effect.Effect<void> =>
+  Step.make((fiber) => {
+    if (attempt.told) return Exit.void
     attempt.told = true
-    return all()
-  }))
+    return all(fiber)
+  })
 
+/** Tells of a success, and writes it into the record. */
 export const succeeded = (call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> =>
-  telling(attempt, () =>
-    Effect.andThen(
-      Effect.andThen(attempt.permit.success, Admissions.succeeded(call, attempt, spent)),
-      Effect.andThen(
-        Effect.andThen(
-          recordHealth(call, attempt, Health.success({ ...times(call, attempt), outputTokens: outputOf(spent) })),
-          observeHedging(call, attempt)
-        ),
-        Effect.andThen(settleBudget(call, attempt, "success"), settleThrottle(attempt, "accepted"))
-      )
-    ))
+  Effect.uninterruptible(telling(attempt, (fiber) =>
+    Step.all(fiber, [
+      Records.success(call, attempt, spent),
+      attempt.permit.success,
+      Admissions.succeeded(fiber, call, attempt, spent),
+      recordHealth(call, attempt, Health.success({ ...times(call, attempt), outputTokens: outputOf(spent) })),
+      observeHedging(call, attempt),
+      settleBudget(call, attempt, "success"),
+      settleThrottle(attempt, "accepted")
+    ])))
 
 const outputOf = (spent: Spent): number | undefined =>
   spent._tag === "Reported"
@@ -74,46 +75,41 @@ const outputOf = (spent: Spent): number | undefined =>
 
 // When to hedge is learned from how long a success takes to its first content, or to its end where there is no other.
 const observeHedging = (call: Call, attempt: Attempt): Effect.Effect<void> =>
-  call.engine.hedging === undefined ? Effect.void : call.engine.hedging.observe(
+  call.engine.hedging === undefined ? Exit.void : call.engine.hedging.observe(
     hedgingKey(call, attempt.member),
     (attempt.firstContentAt ?? call.clock.currentTimeMillisUnsafe()) - attempt.startedAt
   )
 
 // Whoever lost to a hedge would have taken at least as long: without it slow answers would never be learned.
 const observeLoser = (call: Call, attempt: Attempt): Effect.Effect<void> =>
-  call.hedged && attempt.firstContentAt === undefined ? observeHedging(call, attempt) : Effect.void
+  call.hedged && attempt.firstContentAt === undefined ? observeHedging(call, attempt) : Exit.void
 
 /** Streams are hedged by their first content, all else by the whole answer. */
 export const hedgingKey = (call: Call, member: Member): string => `${call.need.kind}:${member.budget}`
 
 export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> =>
-  telling(attempt, () =>
-    Effect.andThen(
-      Effect.andThen(
-        counts(error, ruleFor(call.engine.recovery, error))
-          ? attempt.permit.failure(error.errorClass, error.retryAfter)
-          : attempt.permit.ignored,
-        Admissions.failed(call, attempt, error)
-      ),
-      Effect.andThen(
-        recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
-        Effect.andThen(
-          settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
-          settleThrottle(attempt, ClientThrottle.outcomeOf(error))
-        )
-      )
-    ))
+  Effect.uninterruptible(telling(attempt, (fiber) =>
+    Step.all(fiber, [
+      counts(error, ruleFor(call.engine.recovery, error))
+        ? attempt.permit.failure(error.errorClass, error.retryAfter)
+        : attempt.permit.ignored,
+      Admissions.failed(call, attempt, error),
+      recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
+      settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
+      settleThrottle(attempt, ClientThrottle.outcomeOf(error))
+    ])))
 
-/** Runs when the scope of an attempt closes; only what nobody was told of was interrupted. */
+/** Runs, as a finalizer, when an attempt is over, however it ended; only what nobody was told of was interrupted. */
 export const interrupted = (call: Call, attempt: Attempt): Effect.Effect<void> =>
-  telling(attempt, () =>
-    Effect.andThen(
-      Effect.andThen(
-        Effect.andThen(recordHealth(call, attempt, Health.interrupted), observeLoser(call, attempt)),
-        Records.interrupted(call, attempt)
-      ),
-      Effect.andThen(settleBudget(call, attempt, "neutral"), settleThrottle(attempt, "neutral"))
-    ))
+  telling(attempt, (fiber) =>
+    Step.all(fiber, [
+      attempt.permit.ignored,
+      recordHealth(call, attempt, Health.interrupted),
+      observeLoser(call, attempt),
+      Records.interrupted(call, attempt),
+      settleBudget(call, attempt, "neutral"),
+      settleThrottle(attempt, "neutral")
+    ]))
 
 // A refusal of ours and a caller's deadline prove nothing, whatever their class.
 const counts = (error: LLMError, rule: Rule): boolean =>

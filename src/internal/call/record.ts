@@ -5,6 +5,7 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import type * as Errors from "../../LLMError.ts"
 import type { Timings } from "../../LLMService.ts"
 import type { Attempt, Call, Spent } from "./call.ts"
@@ -30,7 +31,7 @@ const add = (call: Call, entry: Errors.Attempt): Effect.Effect<void> => {
   const last = attempts[attempts.length - 1]
   if (entry.outcome === "interrupted" && last?.outcome === "success") attempts.splice(-1, 0, entry)
   else attempts.push(entry)
-  return engine.events === undefined ? Effect.void : engine.events.publish(() => ({
+  return engine.events === undefined ? Exit.void : engine.events.publish(() => ({
     _tag: "AttemptEnded",
     call: call.id,
     at: call.clock.currentTimeMillisUnsafe(),

@@ -17,16 +17,19 @@ import type { Permit, Verdict } from "../../CircuitBreaker.ts"
 import type { Permit as Passed } from "../../ClientThrottle.ts"
 import * as ClientThrottle from "../../ClientThrottle.ts"
 import * as Hedging from "../../Hedging.ts"
+import type { RateLimitError } from "../../LLMError.ts"
 import * as Errors from "../../LLMError.ts"
+import type { Reservation } from "../../RateLimiter.ts"
 import * as Recovery from "../../Recovery.ts"
 import * as Retry from "../../Retry.ts"
 import * as RetryBudget from "../../RetryBudget.ts"
 import * as Targets from "../../Target.ts"
 import { CurrentDeadline } from "../../Timeouts.ts"
 import * as Ejections from "../health/ejection.ts"
+import * as Step from "../step.ts"
 import * as Admissions from "./admit.ts"
 import * as Boards from "./board.ts"
-import type { Attempt, Call, Engine, Fitness, Grant, Member, Need, Step } from "./call.ts"
+import type { Attempt, Call, Chosen, Engine, Fitness, Grant, Member, Need, RetryStep } from "./call.ts"
 import * as Decisions from "./decision.ts"
 import * as Observers from "./observe.ts"
 import * as Records from "./record.ts"
@@ -99,8 +102,6 @@ export interface Served<A> {
 
 /** How an attempt ended: in an answer, or in something to be decided upon. */
 type Ended<A> = Served<A> | Exclude<Decisions.Event, { readonly _tag: "Start" }>
-
-type Chosen = Extract<Decisions.Decision, { readonly _tag: "Attempt" }>
 
 type Failed = Extract<Decisions.Event, { readonly _tag: "Failed" }>
 
@@ -245,39 +246,59 @@ const charge = (
 }
 
 /** Gives back what was charged for a retry that is not sent after all. */
-const refund = (call: Call): Effect.Effect<void> => {
-  const charge = call.pendingCharge
-  if (charge === undefined) return Effect.void
-  call.pendingCharge = undefined
-  return call.engine.budget.refund(charge.key, charge.cost)
-}
+const refund = (call: Call): Effect.Effect<void> =>
+  Step.make((fiber) => {
+    const charge = call.pendingCharge
+    call.pendingCharge = undefined
+    return charge === undefined ? Exit.void : Step.all(fiber, [call.engine.budget.refund(charge.key, charge.cost)])
+  })
 
 // ---------------------------------------------------------------------------------------------------------------------
 // one attempt
 // ---------------------------------------------------------------------------------------------------------------------
 
+/** What an attempt holds from the moment it is given it. */
+interface Held {
+  grant: Grant | undefined
+  permit: Permit | undefined
+  passed: Passed | undefined
+  attempt: Attempt | undefined
+  released: boolean
+}
+
 const attempt = <A, R>(loop: Loop<A, R>, chosen: Chosen): Effect.Effect<Ended<A>, never, R> =>
   Effect.suspend(() => {
     const { call, parent } = loop
-    const member = call.engine.candidates[chosen.index]
-    if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
+    const held: Held = { grant: undefined, permit: undefined, passed: undefined, attempt: undefined, released: false }
+    const letGo = Step.make((fiber) => released(fiber, call, chosen, held))
+    if (parent === undefined && !chosen.queue) {
+      const ended = Effect.withFiber((fiber) => limited(fiber, loop, chosen, undefined, held))
+      return Effect.onExitPrimitive(ended, () => letGo)
+    }
     const scope = parent === undefined ? Scope.makeUnsafe() : Scope.forkUnsafe(parent)
-    const scopes = Admissions.scopesOf(call, member)
-    const ended = scopes.length === 0
-      ? admitted(loop, chosen, member, scope, undefined)
-      : Effect.matchEffect(Admissions.admit(call, member, scopes, chosen.queue, scope), {
-        onSuccess: (grant) => {
-          const performed = admitted(loop, chosen, member, scope, grant)
-          return chosen.queue ? unlessCooled(call, chosen, member, grant, performed) : performed
-        },
-        onFailure: (error): Effect.Effect<Ended<A>> => Effect.succeed(refused(chosen, "limit", error))
-      })
+    const ended = Effect.andThen(
+      Scope.addFinalizer(scope, letGo),
+      Effect.withFiber((fiber) => limited(fiber, loop, chosen, scope, held))
+    )
     // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
     return Effect.onExitPrimitive(ended, (exit) =>
       parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served"
         ? undefined
         : Scope.closeUnsafe(scope, exit))
   })
+
+/** Gives back all that is held, whatever it was held for. */
+const released = (fiber: Step.AnyFiber, call: Call, chosen: Chosen, held: Held): Effect.Effect<void> => {
+  if (held.released) return Exit.void
+  held.released = true
+  const { attempt, grant, passed, permit } = held
+  const slots = grant === undefined ? Exit.void : Admissions.release(call, chosen, grant)
+  if (attempt !== undefined) {
+    Boards.count(call.engine.board, chosen.index, -1)
+    return Step.all(fiber, attempt.told ? [slots] : [Observers.interrupted(call, attempt), slots])
+  }
+  return Step.all(fiber, [permit?.ignored ?? Exit.void, passed?.settle("neutral") ?? Exit.void, slots])
+}
 
 const refused = (chosen: Chosen, by: Decisions.Busy["by"], error: Errors.LLMError): Ended<never> => ({
   _tag: "Refused",
@@ -287,68 +308,119 @@ const refused = (chosen: Chosen, by: Decisions.Busy["by"], error: Errors.LLMErro
   error
 })
 
+/** First the limits, of all scopes at once: room now, or a place in the queue. */
+const limited = <A, R>(
+  fiber: Step.AnyFiber,
+  loop: Loop<A, R>,
+  chosen: Chosen,
+  scope: Scope.Closeable | undefined,
+  held: Held
+): Effect.Effect<Ended<A>, never, R> => {
+  const { call } = loop
+  const { candidates, limiter } = call.engine
+  const member = candidates[chosen.index]
+  if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
+  const scopes = Admissions.scopesOf(call, member)
+  if (scopes.length === 0) return admitted(fiber, loop, chosen, member, scope, held)
+  return Step.flatMap(fiber, call.need.estimate(member.target), (estimate) => {
+    const request = Admissions.requestOf(call, member, scopes, estimate)
+    const keep = (reservation: Reservation): void => {
+      held.grant = Admissions.grantOf(reservation, estimate)
+    }
+    const onFailure = (error: RateLimitError): Effect.Effect<Ended<A>, never, R> =>
+      Exit.succeed(refused(chosen, "limit", error))
+    if (scope === undefined || !chosen.queue) {
+      return Step.acquire(fiber, limiter.take(request), keep, {
+        onSuccess: () => admitted(fiber, loop, chosen, member, scope, held),
+        onFailure
+      })
+    }
+    // While it waits the scope holds its place; what it was granted is given back by us, who know what came of it.
+    const queued = Effect.flatMap(Scope.provide(limiter.reserve(request), scope), (reservation) => {
+      keep(reservation)
+      return Scope.addFinalizer(scope, Step.make((fiber) => released(fiber, call, chosen, held)))
+    })
+    return Effect.matchEffect(queued, {
+      onSuccess: () =>
+        unlessCooled(
+          call,
+          chosen,
+          member,
+          Effect.withFiber((fiber) => admitted(fiber, loop, chosen, member, scope, held))
+        ),
+      onFailure
+    })
+  })
+}
+
 // The circuit has the last word, after any wait for capacity: what it refuses gives the capacity back unused.
 const admitted = <A, R>(
+  fiber: Step.AnyFiber,
   loop: Loop<A, R>,
   chosen: Chosen,
   member: Member,
-  scope: Scope.Closeable,
-  grant: Grant | undefined
+  scope: Scope.Closeable | undefined,
+  held: Held
 ): Effect.Effect<Ended<A>, never, R> => {
-  const { call } = loop
-  const { circuits, throttle } = call.engine
-  const admission = call.overruled.includes(chosen.index)
-    ? Effect.andThen(circuits.probe(member.circuit), circuits.admit(member.circuit))
-    : circuits.admit(member.circuit)
-  return Effect.matchEffect(Scope.provide(admission, scope), {
-    onSuccess: (permit) => {
-      const begun = throttle === undefined
-        ? beginning(call, chosen, member, scope, permit, undefined, grant)
-        : Effect.flatMap(
-          throttle.admit(member.target.provider),
-          (passed) =>
-            passed === undefined
-              ? Effect.undefined
-              : beginning(call, chosen, member, scope, permit, passed, grant)
-        )
-      return Effect.flatMap(
-        Effect.uninterruptible(begun),
-        (attempt): Effect.Effect<Ended<A>, never, R> =>
-          attempt === undefined
-            ? Effect.as(cancelled(grant), refused(chosen, "throttle", shed(member)))
-            : performed(loop, attempt)
-      )
-    },
-    onFailure: (error): Effect.Effect<Ended<A>> => Effect.as(cancelled(grant), refused(chosen, "circuit", error))
+  const { circuits } = loop.call.engine
+  const admission = loop.call.overruled.includes(chosen.index)
+    ? Effect.andThen(circuits.probe(member.circuit), circuits.take(member.circuit))
+    : circuits.take(member.circuit)
+  const keep = (permit: Permit): void => {
+    held.permit = permit
+  }
+  return Step.acquire(fiber, admission, keep, {
+    onSuccess: () => passed(fiber, loop, chosen, member, scope, held),
+    onFailure: (error): Effect.Effect<Ended<A>, never, R> => Exit.succeed(refused(chosen, "circuit", error))
+  })
+}
+
+const passed = <A, R>(
+  fiber: Step.AnyFiber,
+  loop: Loop<A, R>,
+  chosen: Chosen,
+  member: Member,
+  scope: Scope.Closeable | undefined,
+  held: Held
+): Effect.Effect<Ended<A>, never, R> => {
+  const { throttle } = loop.call.engine
+  if (throttle === undefined) return begun(fiber, loop, chosen, member, scope, held)
+  const keep = (passed: Passed | undefined): void => {
+    held.passed = passed
+  }
+  return Step.acquire(fiber, throttle.admit(member.target.provider), keep, {
+    onSuccess: () =>
+      held.passed === undefined
+        ? Exit.succeed(refused(chosen, "throttle", shed(member)))
+        : begun(fiber, loop, chosen, member, scope, held),
+    onFailure: (never) => never
   })
 }
 
 // What an attempt takes over, from the charge for a retry to the place in a throttle, is its own at once or not at all.
-const beginning = (
-  call: Call,
+const begun = <A, R>(
+  fiber: Step.AnyFiber,
+  loop: Loop<A, R>,
   chosen: Chosen,
   member: Member,
-  scope: Scope.Closeable,
-  permit: Permit,
-  passed: Passed | undefined,
-  grant: Grant | undefined
-): Effect.Effect<Attempt> =>
-  Effect.suspend(() => {
-    const attempt = attemptOf(call, chosen, member, scope, permit, passed, grant)
-    const { board, budget } = call.engine
-    Boards.count(board, chosen.index, 1)
-    const over = Effect.suspend(() => {
-      Boards.count(board, chosen.index, -1)
-      return attempt.told ? Effect.void : Observers.interrupted(call, attempt)
-    })
-    const begun = Effect.as(Scope.addFinalizer(scope, over), attempt)
-    if (attempt.charged !== undefined) return begun
-    // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
-    const counted = Effect.andThen(budget.deposit(member.budget), begun)
-    return call.pendingCharge === undefined || chosen.chosen === "hedge"
-      ? counted
-      : Effect.andThen(refund(call), counted)
-  })
+  scope: Scope.Closeable | undefined,
+  held: Held
+): Effect.Effect<Ended<A>, never, R> => {
+  const { call } = loop
+  const { permit } = held
+  if (permit === undefined) return Effect.die(new RangeError(`Router: no permit for ${member.target.id}`))
+  const { board, budget } = call.engine
+  const attempt = attemptOf(call, chosen, member, scope, permit, held)
+  held.attempt = attempt
+  Boards.count(board, chosen.index, 1)
+  if (attempt.charged !== undefined) return performed(loop, attempt)
+  // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
+  const deposit = budget.deposit(member.budget)
+  const counted = call.pendingCharge === undefined || chosen.chosen === "hedge"
+    ? deposit
+    : Step.all(fiber, [refund(call), deposit])
+  return Step.flatMap(fiber, counted, () => performed(loop, attempt))
+}
 
 const performed = <A, R>({ call, perform }: Loop<A, R>, attempt: Attempt): Effect.Effect<Ended<A>, never, R> => {
   const ended = Effect.matchEffect(perform(attempt), {
@@ -379,8 +451,6 @@ const unlessHurried = (attempt: Attempt, error: Errors.LLMError): Errors.LLMErro
 
 const hurried: ReadonlySet<Errors.Reason> = new Set<Errors.Reason>(["attempt", "first_token", "connect_timeout"])
 
-const cancelled = (grant: Grant | undefined): Effect.Effect<void> => grant?.reservation.cancel ?? Effect.void
-
 const shed = ({ target }: Member): Errors.LLMError =>
   Errors.update(ClientThrottle.refusal(target.provider), { model: target.model, target: target.id })
 
@@ -389,22 +459,20 @@ const unlessCooled = <A, R>(
   call: Call,
   { chosen, index }: Chosen,
   member: Member,
-  grant: Grant,
   performed: Effect.Effect<Ended<A>, never, R>
 ): Effect.Effect<Ended<A>, never, R> =>
-  Effect.flatMap(call.engine.cooldown.latest([member.scopeKeys]), ([entry]) =>
-    entry === undefined
-      ? performed
-      : Effect.as(grant.reservation.cancel, { _tag: "Waited" as const, index, chosen }))
+  Effect.flatMap(
+    call.engine.cooldown.latest([member.scopeKeys]),
+    ([entry]) => entry === undefined ? performed : Effect.succeed({ _tag: "Waited" as const, index, chosen })
+  )
 
 const attemptOf = (
   call: Call,
   chosen: Chosen,
   member: Member,
-  scope: Scope.Closeable,
+  scope: Scope.Closeable | undefined,
   permit: Permit,
-  passed: Passed | undefined,
-  grant: Grant | undefined
+  { grant, passed }: Held
 ): Attempt => {
   const isHedge = chosen.chosen === "hedge"
   const charge = isHedge
@@ -548,13 +616,15 @@ const withdraw = (
       : Effect.succeed(false)))
 
 /** Gives back what was charged for a hedge that was not sent. */
-const giveBack = (call: Call): Effect.Effect<void> => {
-  const { budget, hedging } = call.engine
-  const pending = call.pendingHedge
-  if (pending === undefined || hedging === undefined) return Effect.void
-  call.pendingHedge = undefined
-  return Effect.andThen(budget.refund(pending.budget, hedgeCost), hedging.refund(pending.key))
-}
+const giveBack = (call: Call): Effect.Effect<void> =>
+  Step.make((fiber) => {
+    const { budget, hedging } = call.engine
+    const pending = call.pendingHedge
+    call.pendingHedge = undefined
+    return pending === undefined || hedging === undefined
+      ? Exit.void
+      : Step.all(fiber, [budget.refund(pending.budget, hedgeCost), hedging.refund(pending.key)])
+  })
 
 // ---------------------------------------------------------------------------------------------------------------------
 // after a failure
@@ -643,7 +713,7 @@ const retryDelay = (
 const retriesOn = (call: Call, member: Member): number =>
   call.attempts.filter((_) => _.target === member.target.id).length - 1
 
-const stepOf = (call: Call, index: number, member: Member): Effect.Effect<Step> => {
+const stepOf = (call: Call, index: number, member: Member): Effect.Effect<RetryStep> => {
   const running = call.steps.get(index)
   if (running !== undefined) return Effect.succeed(running)
   return Effect.map(Schedule.toStep(member.retry), (step) => {

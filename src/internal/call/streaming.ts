@@ -84,7 +84,7 @@ export const open = (
   })
   const isEnough = session.policy === "buffer" ? isLast : isDecisive
   const opened = Effect.flatMap(
-    Scope.provide(Stream.toPull(limited), attempt.scope),
+    Scope.provide(Stream.toPull(limited), scopeOf(attempt)),
     (pull) => until(isEnough, call, attempt, pull, [])
   )
   return Admissions.observing(
@@ -92,6 +92,12 @@ export const open = (
     attempt,
     session.policy === "buffer" ? Attempts.timed(call, attempt, opened) : opened
   )
+}
+
+// The attempts of a stream have the stream's own scope above them.
+const scopeOf = ({ member, scope }: Attempt): Scope.Closeable => {
+  if (scope === undefined) throw new RangeError(`Router: no scope for a stream of "${member.target.id}"`)
+  return scope
 }
 
 const isLast = (part: StreamPart): boolean => part.type === "finish"
@@ -144,7 +150,7 @@ export const handOver = (
     const last = parts[parts.length - 1]
     if (last?.type !== "finish") return Effect.succeed(parts)
     finished = true
-    const settled = Attempts.succeeded(call, attempt, { _tag: "Reported", usage: last.usage })
+    const settled = Observers.succeeded(call, attempt, { _tag: "Reported", usage: last.usage })
     return Effect.flatMap(settled, () => {
       const finish = Completions.annotateFinish(last, target, call.attempts, Records.timings(call, attempt))
       const all: Parts = parts.length === 1 ? [finish] : [parts[0], ...parts.slice(1, -1), finish]
@@ -213,7 +219,7 @@ const broken = (
   const isFinal = session.tools || session.policy === "fail" || session.policy === "buffer" ||
     (session.policy === "continue" && (session.text === "" || session.reasoning))
   if (isFinal) return Stream.fromEffect(Effect.andThen(failed, Calls.failAfter(call, attempt, error)))
-  const freed = Effect.andThen(failed, Scope.close(attempt.scope, Exit.fail(error)))
+  const freed = Effect.andThen(failed, Scope.close(scopeOf(attempt), Exit.fail(error)))
   return Stream.unwrap(Effect.andThen(
     freed,
     session.policy === "restart" ? restarted(loop, session, attempt, error) : continued(loop, session, attempt, error)

@@ -1,0 +1,104 @@
+/**
+ * Effects that take one step of a fiber and no time, made so that another step can take them along.
+ *
+ * A call asks a dozen services, and a step of its fiber costs as much as what most of them do. What keeps its state in
+ * the process answers with effects of `make`, and a router does all that comes between two waits in one step; a service
+ * that has to wait, such as one on Redis, answers with any other effect, and nothing else changes.
+ *
+ * What is taken in one step cannot be interrupted halfway.
+ *
+ * @internal
+ */
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import type * as Fiber from "effect/Fiber"
+
+/** @internal */
+export type AnyFiber = Fiber.Fiber<unknown, unknown>
+
+type Step<A, E, R> = (fiber: AnyFiber) => Effect.Effect<A, E, R>
+
+const step = Symbol("breakwater/step")
+
+interface Steppable<A, E, R> extends Effect.Effect<A, E, R> {
+  [step]?: Step<A, E, R>
+}
+
+/**
+ * Creates an effect from what its step does; returning an exit ends it at once.
+ *
+ * @internal
+ */
+export const make = <A, E = never, R = never>(take: Step<A, E, R>): Effect.Effect<A, E, R> => {
+  const effect: Steppable<A, E, R> = Effect.withFiber(take)
+  effect[step] = take
+  return effect
+}
+
+/**
+ * Creates the effect of a function.
+ *
+ * @internal
+ */
+export const sync = <A>(f: (fiber: AnyFiber) => A): Effect.Effect<A> => make((fiber) => Exit.succeed(f(fiber)))
+
+const taken = <A, E, R>(fiber: AnyFiber, effect: Steppable<A, E, R>): Effect.Effect<A, E, R> => {
+  const take = effect[step]
+  return take === undefined ? effect : take(fiber)
+}
+
+/**
+ * Goes on with the result of an effect, in the same step where that is possible.
+ *
+ * @internal
+ */
+export const flatMap = <A, E, R, B, E2, R2>(
+  fiber: AnyFiber,
+  effect: Effect.Effect<A, E, R>,
+  f: (value: A) => Effect.Effect<B, E2, R2>
+): Effect.Effect<B, E | E2, R | R2> => {
+  const next = taken(fiber, effect)
+  return isExit(next) ? next._tag === "Success" ? f(next.value) : Exit.failCause(next.cause) : Effect.flatMap(next, f)
+}
+
+/**
+ * Goes on with what an effect has given, of which `keep` takes note before anything can interrupt, or with its failure.
+ *
+ * @internal
+ */
+export const acquire = <A, E, R, B, E2, R2>(
+  fiber: AnyFiber,
+  effect: Effect.Effect<A, E, R>,
+  keep: (value: A) => void,
+  options: {
+    readonly onSuccess: () => Effect.Effect<B, E2, R2>
+    readonly onFailure: (error: E) => Effect.Effect<B, E2, R2>
+  }
+): Effect.Effect<B, E2, R | R2> => {
+  const next = taken(fiber, effect)
+  if (isExit(next) && next._tag === "Success") {
+    keep(next.value)
+    return options.onSuccess()
+  }
+  return Effect.matchEffect(isExit(next) ? next : Effect.uninterruptible(Effect.map(next, keep)), options)
+}
+
+/**
+ * Does one effect after the other, in the same step where that is possible.
+ *
+ * @internal
+ */
+export const all = (fiber: AnyFiber, effects: ReadonlyArray<Effect.Effect<void>>): Effect.Effect<void> => {
+  for (let index = 0; index < effects.length; index++) {
+    const effect = effects[index]
+    if (effect === undefined) continue
+    const next = taken(fiber, effect)
+    if (!isExit(next) || next._tag === "Failure") {
+      const rest = effects.slice(index + 1)
+      return rest.length === 0 ? next : Effect.andThen(next, make((fiber) => all(fiber, rest)))
+    }
+  }
+  return Exit.void
+}
+
+const isExit = <A, E, R>(effect: Effect.Effect<A, E, R>): effect is Exit.Exit<A, E> => Exit.isExit(effect)

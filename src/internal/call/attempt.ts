@@ -3,27 +3,21 @@
  *
  * @internal
  */
-import * as Effect from "effect/Effect"
+import type * as Effect from "effect/Effect"
 import type { LLMError } from "../../LLMError.ts"
 import type { Adapter, Reply } from "../../Provider.ts"
 import * as Timeouts from "../../Timeouts.ts"
 import { about } from "./about.ts"
 import * as Admissions from "./admit.ts"
-import type { Attempt, Call, Spent } from "./call.ts"
-import * as Observers from "./observe.ts"
+import type { Attempt, Call } from "./call.ts"
 import type { Prepared } from "./request.ts"
 
-/** Runs an effect as the attempt: within its time, with its headers read, and told of when it succeeds. */
+/** Runs an effect as the attempt: within its time, with the headers it receives read. */
 export const attempted = <A, R>(
   call: Call,
   attempt: Attempt,
-  effect: Effect.Effect<A, LLMError, R>,
-  spentOf: (value: A) => Spent
-): Effect.Effect<A, LLMError, R> =>
-  Effect.flatMap(
-    Admissions.observing(call, attempt, timed(call, attempt, effect)),
-    (value) => Effect.as(Observers.succeeded(call, attempt, spentOf(value)), value)
-  )
+  effect: Effect.Effect<A, LLMError, R>
+): Effect.Effect<A, LLMError, R> => Admissions.observing(call, attempt, timed(call, attempt, effect))
 
 /** Limits an attempt to its own time, or to what is left of the call's. */
 export const timed = <A, R>(
@@ -42,8 +36,4 @@ export const complete = (
   attempt: Attempt,
   adapter: Adapter,
   request: Prepared
-): Effect.Effect<Reply, LLMError> =>
-  attempted(call, attempt, adapter.complete(attempt.member.target, request), (reply) => ({
-    _tag: "Reported",
-    usage: reply.usage
-  }))
+): Effect.Effect<Reply, LLMError> => attempted(call, attempt, adapter.complete(attempt.member.target, request))

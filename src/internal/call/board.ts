@@ -7,8 +7,10 @@
  *
  * @internal
  */
-import * as Effect from "effect/Effect"
+import type * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import { hash as hashOf, type Snapshot } from "../../Selection.ts"
+import * as Step from "../step.ts"
 import type { Engine, Member } from "./call.ts"
 
 type Chosen = "free" | "tokens" | "affinity" | "start"
@@ -59,14 +61,13 @@ export const count = (board: Board, index: number, change: 1 | -1): void => {
 }
 
 /** Reads again what the strategy is going to look at. */
-export const refresh = (engine: Engine): Effect.Effect<void> => {
+export const refresh = (fiber: Step.AnyFiber, engine: Engine): Effect.Effect<void> => {
   const { reads } = engine.strategy
-  if (reads.length === 0) return Effect.void
-  return Effect.suspend(() => {
-    const indices = due(engine.board)
-    const known = reads.includes("health") || reads.includes("latency") ? readHealth(engine, indices) : Effect.void
-    return reads.includes("headroom") ? Effect.andThen(known, readHeadroom(engine, indices)) : known
-  })
+  const indices = due(engine.board)
+  const known = reads.includes("health") || reads.includes("latency") ? readHealth(fiber, engine, indices) : Exit.void
+  return reads.includes("headroom")
+    ? Step.flatMap(fiber, known, () => readHeadroom(fiber, engine, indices))
+    : known
 }
 
 const due = (board: Board): ReadonlyArray<number> => {
@@ -85,8 +86,12 @@ const due = (board: Board): ReadonlyArray<number> => {
   return indices
 }
 
-const readHealth = ({ board, candidates, health }: Engine, indices: ReadonlyArray<number>): Effect.Effect<void> =>
-  Effect.map(health.readings(indices.map((index) => candidates[index]?.health[0] ?? "")), (readings) => {
+const readHealth = (
+  fiber: Step.AnyFiber,
+  { board, candidates, health }: Engine,
+  indices: ReadonlyArray<number>
+): Effect.Effect<void> =>
+  Step.flatMap(fiber, health.readings(indices.map((index) => candidates[index]?.health[0] ?? "")), (readings) => {
     indices.forEach((index, at) => {
       const reading = readings[at]
       if (reading === undefined) return
@@ -94,11 +99,17 @@ const readHealth = ({ board, candidates, health }: Engine, indices: ReadonlyArra
       board.latency[index] = reading.peakMs
       board.perToken[index] = reading.perTokenMs ?? 0
     })
+    return Exit.void
   })
 
-const readHeadroom = ({ board, candidates, limiter }: Engine, indices: ReadonlyArray<number>): Effect.Effect<void> =>
-  Effect.map(limiter.headrooms(indices.map((index) => candidates[index]?.limits ?? [])), (shares) => {
+const readHeadroom = (
+  fiber: Step.AnyFiber,
+  { board, candidates, limiter }: Engine,
+  indices: ReadonlyArray<number>
+): Effect.Effect<void> =>
+  Step.flatMap(fiber, limiter.headrooms(indices.map((index) => candidates[index]?.limits ?? [])), (shares) => {
     indices.forEach((index, at) => {
       board.headroom[index] = shares[at] ?? 1
     })
+    return Exit.void
   })

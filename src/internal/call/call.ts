@@ -185,6 +185,8 @@ export interface Attempt {
   firstContentAt: number | undefined
   /** Whether those who want to know have been told how it ended. */
   told: boolean
+  /** What of that is still to be done. */
+  untold: Effect.Effect<void> | undefined
 }
 
 /** A reservation, and what its settlement depends on. */

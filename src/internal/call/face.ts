@@ -5,19 +5,21 @@
  */
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Classifier from "../../Classifier.ts"
 import * as Errors from "../../LLMError.ts"
 import type { Completion, CompletionRequest, StreamPart } from "../../LLMService.ts"
-import type { Adapter } from "../../Provider.ts"
+import type { Adapter, Reply } from "../../Provider.ts"
 import type { ExecuteOptions } from "../../Router.ts"
 import { tagsOf, type Target } from "../../Target.ts"
 import type { Estimate } from "../../Usage.ts"
+import * as Step from "../step.ts"
 import { about } from "./about.ts"
 import * as Attempts from "./attempt.ts"
-import type { Engine, Fitness, Member, Need } from "./call.ts"
+import type { Engine, Fitness, Member, Need, Spent } from "./call.ts"
 import * as Completions from "./completion.ts"
 import * as Fitnesses from "./fitness.ts"
 import * as Records from "./record.ts"
@@ -39,9 +41,15 @@ const needOf = (engine: Engine, kind: Need["kind"], request: Requests.Prepared):
   replays: request.idempotent ?? true,
   isPrefilled: () => Requests.isPrefilled(request.prompt),
   tokens: { input: Requests.size(request.prompt) / 4, output: request.maxTokens ?? expectedOutput },
-  // The request was checked when the call began, so an estimate cannot fail.
-  estimate: (target) => Effect.orDie(engine.usage.estimate(request, target))
+  estimate: (target) => estimated(engine, request, target)
 })
+
+// The request was checked when the call began, so an estimate cannot fail.
+const estimated = (engine: Engine, request: Requests.Prepared, target: Target): Effect.Effect<Estimate> =>
+  Step.make((fiber) => {
+    const estimate = Step.flatMap(fiber, engine.usage.estimate(request, target), Exit.succeed)
+    return Exit.isExit(estimate) && estimate._tag === "Success" ? Exit.succeed(estimate.value) : Effect.orDie(estimate)
+  })
 
 /** What an answer is taken to have where nothing limits it, to compare the prices of targets. */
 const expectedOutput = 500
@@ -59,54 +67,53 @@ export const complete = (
   engine: Engine,
   request: CompletionRequest
 ): Effect.Effect<Completion, Errors.LLMError> =>
-  Effect.suspend(() => {
+  Effect.withFiber((fiber) => {
     const checked = Requests.prepare(request)
     if (Result.isFailure(checked)) return Effect.fail(checked.failure)
     const prepared = checked.success
-    return Effect.flatMap(Fitnesses.ofRequest(engine, prepared), (fitness) =>
-      Effect.flatMap(Calls.begin(engine, needOf(engine, "complete", prepared), fitness), (call) =>
-        Effect.map(
-          Calls.run({
-            call,
-            parent: undefined,
-            perform: (attempt) =>
-              Attempts.complete(call, attempt, adapterOf(attempt.member), prepared)
-          }),
-          ({ attempt, value }) =>
-            Completions.make(attempt.member.target, value, call.attempts, Records.timings(call, attempt))
-        )))
+    return Step.flatMap(fiber, Fitnesses.ofRequest(engine, prepared), (fitness) => {
+      const call = Calls.begin(fiber, engine, needOf(engine, "complete", prepared), fitness)
+      const served = Calls.run<Reply, never>({
+        call,
+        parent: undefined,
+        perform: (attempt) => Attempts.complete(call, attempt, adapterOf(attempt.member), prepared),
+        spent: reported
+      })
+      return Effect.map(served, ({ attempt, value }) =>
+        Completions.make(attempt.member.target, value, call.attempts, Records.timings(call, attempt)))
+    })
   })
 
+const reported = ({ usage }: Reply): Spent => ({ _tag: "Reported", usage })
+
 export const stream = (engine: Engine, request: CompletionRequest): Stream.Stream<StreamPart, Errors.LLMError> =>
-  Stream.unwrap(Effect.suspend(() => {
+  Stream.unwrap(Effect.withFiber((fiber) => {
     const checked = Requests.prepare(request)
     if (Result.isFailure(checked)) return Effect.fail(checked.failure)
     const prepared = checked.success
     const session = Streaming.makeSession(prepared.streamPolicy ?? engine.streamPolicy, prepared)
-    return Effect.flatMap(
-      Effect.zip(Fitnesses.ofRequest(engine, prepared), Effect.scope),
-      ([fitness, scope]) =>
-        Effect.flatMap(Calls.begin(engine, needOfStream(engine, session, prepared), fitness), (call) => {
-          const loop: Calls.Loop<Streaming.Opened> = {
-            call,
-            parent: scope,
-            perform: (attempt) => Streaming.open(call, session, attempt, adapterOf(attempt.member))
-          }
-          const left = Effect.suspend(() => Records.ended(call, undefined) ?? Effect.void)
-          const watched = engine.events === undefined ? Effect.void : Scope.addFinalizer(scope, left)
-          return Effect.andThen(
-            watched,
-            Effect.map(Calls.run(loop), (served) => Streaming.handOver(loop, session, served, undefined))
-          )
-        })
-    )
+    return Effect.flatMap(Effect.zip(Fitnesses.ofRequest(engine, prepared), Effect.scope), ([fitness, scope]) => {
+      const call = Calls.begin(fiber, engine, needOfStream(engine, session, prepared), fitness)
+      const loop: Calls.Loop<Streaming.Opened> = {
+        call,
+        parent: scope,
+        perform: (attempt) => Streaming.open(call, session, attempt, adapterOf(attempt.member)),
+        spent: undefined
+      }
+      const left = Effect.suspend(() => Records.ended(call, undefined) ?? Effect.void)
+      const watched = engine.events === undefined ? Effect.void : Scope.addFinalizer(scope, left)
+      return Effect.andThen(
+        watched,
+        Effect.map(Calls.run(loop), (served) => Streaming.handOver(loop, session, served, undefined))
+      )
+    })
   }))
 
 // What is asked for may become longer on the way.
 const needOfStream = (engine: Engine, session: Streaming.Session, request: Requests.Prepared): Need => ({
   ...needOf(engine, "stream", request),
   attemptMs: session.policy === "buffer" ? engine.limits.attempt : engine.limits.firstToken,
-  estimate: (target) => Effect.orDie(engine.usage.estimate(session.request, target)),
+  estimate: (target) => estimated(engine, session.request, target),
   isPrefilled: () => Requests.isPrefilled(session.request.prompt)
 })
 
@@ -115,15 +122,15 @@ export const execute = <A, E, R>(
   perform: (target: Target) => Effect.Effect<A, E, R>,
   options: ExecuteOptions<A, E>
 ): Effect.Effect<A, Errors.LLMError, R> =>
-  Effect.suspend(() => {
+  Effect.withFiber((fiber) => {
     const invalid = Requests.check(options) ?? problem(options)
     if (invalid !== undefined) return Effect.fail(Requests.invalid(invalid))
-    const { affinity, classify, priority, tenant, usage } = options
+    const { affinity, classify = classifyUnknown, priority, tenant, usage } = options
     const fitness = fitnessOf(engine, options)
     if (fitness.fitting === 0) return Effect.fail(Fitnesses.unable(engine, options))
     const tokens = options.tokens ?? noTokens
-    const estimate: Estimate = { ...tokens, text: tokens.input, attachments: 0, exact: false }
-    const need: Need = {
+    const estimate: Exit.Exit<Estimate> = Exit.succeed({ ...tokens, text: tokens.input, attachments: 0, exact: false })
+    const call = Calls.begin(fiber, engine, {
       kind: "execute",
       attemptMs: engine.limits.attempt,
       priority,
@@ -133,27 +140,18 @@ export const execute = <A, E, R>(
       replays: options.idempotent ?? true,
       isPrefilled: () => false,
       tokens,
-      estimate: () => Effect.succeed(estimate)
-    }
-    return Effect.flatMap(Calls.begin(engine, need, fitness), (call) =>
-      Effect.map(
-        Calls.run({
-          call,
-          parent: undefined,
-          perform: (attempt) => {
-            const { target } = attempt.member
-            const classified = Effect.mapError(
-              perform(target),
-              (error) => classify === undefined ? classifyUnknown(error, target) : classify(error, target)
-            )
-            return Attempts.attempted(call, attempt, classified, (value) => ({
-              _tag: "Told",
-              usage: usage === undefined ? "unknown" : usage(value)
-            }))
-          }
-        }),
-        ({ value }) => value
-      ))
+      estimate: () => estimate
+    }, fitness)
+    const served = Calls.run<A, R>({
+      call,
+      parent: undefined,
+      perform: (attempt) => {
+        const { target } = attempt.member
+        return Attempts.attempted(call, attempt, Effect.mapError(perform(target), (error) => classify(error, target)))
+      },
+      spent: (value) => ({ _tag: "Told", usage: usage === undefined ? "unknown" : usage(value) })
+    })
+    return Effect.map(served, ({ value }) => value)
   })
 
 const noTokens = { input: 0, output: 0 }

@@ -4,6 +4,7 @@
  * @internal
  */
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
 import * as Errors from "../../LLMError.ts"
 import { tagsOf, type Target } from "../../Target.ts"
 import type { Engine, Fitness } from "./call.ts"
@@ -54,7 +55,7 @@ export const ofRequest = (
   })
   if (fitness.fitting === 0) return Effect.fail(unable(engine, request))
   const surely = 2 * Requests.size(request.prompt) + (request.maxTokens ?? 0)
-  return surely <= engine.smallestWindow ? Effect.succeed(fitness) : withinWindows(engine, request, fitness)
+  return surely <= engine.smallestWindow ? Exit.succeed(fitness) : withinWindows(engine, request, fitness)
 }
 
 const none: ReadonlyArray<string> = []

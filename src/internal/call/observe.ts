@@ -45,26 +45,44 @@ export const firstContent = (call: Call, attempt: Attempt): Effect.Effect<void> 
 const settleThrottle = (attempt: Attempt, outcome: ClientThrottle.Outcome): Effect.Effect<void> =>
   attempt.passed === undefined ? Exit.void : attempt.passed.settle(outcome)
 
-// Once, and all or nothing: the step itself cannot be interrupted, and what a service goes on with must not be either.
-const telling = (attempt: Attempt, all: (fiber: Step.AnyFiber) => Effect.Effect<void>): Effect.Effect<void> =>
-  Step.make((fiber) => {
-    if (attempt.told) return Exit.void
-    attempt.told = true
-    return all(fiber)
-  })
+// Once, and all or nothing: what cannot be told in one step is kept until it has been told.
+const telling = (
+  fiber: Step.AnyFiber,
+  attempt: Attempt,
+  observers: () => ReadonlyArray<Effect.Effect<void>>
+): Effect.Effect<void> => {
+  if (attempt.told) return Exit.void
+  attempt.told = true
+  const rest = Step.all(fiber, observers())
+  if (Exit.isExit(rest)) return rest
+  attempt.untold = rest
+  return untold(attempt)
+}
+
+/** What an interruption has left untold. */
+export const untold = (attempt: Attempt): Effect.Effect<void> =>
+  attempt.untold === undefined ? Exit.void : Effect.uninterruptible(Effect.suspend(() => {
+    const rest = attempt.untold ?? Exit.void
+    attempt.untold = undefined
+    return rest
+  }))
 
 /** Tells of a success, and writes it into the record. */
-export const succeeded = (call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> =>
-  Effect.uninterruptible(telling(attempt, (fiber) =>
-    Step.all(fiber, [
-      Records.success(call, attempt, spent),
-      attempt.permit.success,
-      Admissions.succeeded(fiber, call, attempt, spent),
-      recordHealth(call, attempt, Health.success({ ...times(call, attempt), outputTokens: outputOf(spent) })),
-      observeHedging(call, attempt),
-      settleBudget(call, attempt, "success"),
-      settleThrottle(attempt, "accepted")
-    ])))
+export const succeeded = (
+  fiber: Step.AnyFiber,
+  call: Call,
+  attempt: Attempt,
+  spent: Spent
+): Effect.Effect<void> =>
+  telling(fiber, attempt, () => [
+    Records.success(call, attempt, spent),
+    attempt.permit.success,
+    Admissions.succeeded(fiber, call, attempt, spent),
+    recordHealth(call, attempt, Health.success({ ...times(call, attempt), outputTokens: outputOf(spent) })),
+    observeHedging(call, attempt),
+    settleBudget(call, attempt, "success"),
+    settleThrottle(attempt, "accepted")
+  ])
 
 const outputOf = (spent: Spent): number | undefined =>
   spent._tag === "Reported"
@@ -87,29 +105,27 @@ const observeLoser = (call: Call, attempt: Attempt): Effect.Effect<void> =>
 /** Streams are hedged by their first content, all else by the whole answer. */
 export const hedgingKey = (call: Call, member: Member): string => `${call.need.kind}:${member.budget}`
 
-export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> =>
-  Effect.uninterruptible(telling(attempt, (fiber) =>
-    Step.all(fiber, [
-      counts(error, ruleFor(call.engine.recovery, error))
-        ? attempt.permit.failure(error.errorClass, error.retryAfter)
-        : attempt.permit.ignored,
-      Admissions.failed(call, attempt, error),
-      recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
-      settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
-      settleThrottle(attempt, ClientThrottle.outcomeOf(error))
-    ])))
+export const failed = (fiber: Step.AnyFiber, call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> =>
+  telling(fiber, attempt, () => [
+    counts(error, ruleFor(call.engine.recovery, error))
+      ? attempt.permit.failure(error.errorClass, error.retryAfter)
+      : attempt.permit.ignored,
+    Admissions.failed(call, attempt, error),
+    recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
+    settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
+    settleThrottle(attempt, ClientThrottle.outcomeOf(error))
+  ])
 
 /** Runs, as a finalizer, when an attempt is over, however it ended; only what nobody was told of was interrupted. */
-export const interrupted = (call: Call, attempt: Attempt): Effect.Effect<void> =>
-  telling(attempt, (fiber) =>
-    Step.all(fiber, [
-      attempt.permit.ignored,
-      recordHealth(call, attempt, Health.interrupted),
-      observeLoser(call, attempt),
-      Records.interrupted(call, attempt),
-      settleBudget(call, attempt, "neutral"),
-      settleThrottle(attempt, "neutral")
-    ]))
+export const interrupted = (fiber: Step.AnyFiber, call: Call, attempt: Attempt): Effect.Effect<void> =>
+  telling(fiber, attempt, () => [
+    attempt.permit.ignored,
+    recordHealth(call, attempt, Health.interrupted),
+    observeLoser(call, attempt),
+    Records.interrupted(call, attempt),
+    settleBudget(call, attempt, "neutral"),
+    settleThrottle(attempt, "neutral")
+  ])
 
 // A refusal of ours and a caller's deadline prove nothing, whatever their class.
 const counts = (error: LLMError, rule: Rule): boolean =>

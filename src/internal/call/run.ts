@@ -29,60 +29,58 @@ import * as Ejections from "../health/ejection.ts"
 import * as Step from "../step.ts"
 import * as Admissions from "./admit.ts"
 import * as Boards from "./board.ts"
-import type { Attempt, Call, Chosen, Engine, Fitness, Grant, Member, Need, RetryStep } from "./call.ts"
+import type { Attempt, Call, Chosen, Engine, Fitness, Grant, Member, Need, RetryStep, Spent } from "./call.ts"
 import * as Decisions from "./decision.ts"
 import * as Observers from "./observe.ts"
 import * as Records from "./record.ts"
 
 /** Starts a call. */
-export const begin = (engine: Engine, need: Need, fitness: Fitness): Effect.Effect<Call> =>
-  Effect.withFiber((fiber) => {
-    const clock = fiber.getRef(Clock.Clock)
-    const random = fiber.getRef(Random.Random)
-    const { board, limits } = engine
-    const strategy = need.affinity !== undefined && engine.strategy.sticky ? engine.sticky : engine.strategy
-    const draw = (): number => random.nextDoubleUnsafe()
-    const startedAt = clock.currentTimeMillisUnsafe()
-    const call: Call = {
-      id: ++engine.calls,
-      engine,
-      need,
-      setup: {
-        candidates: engine.candidates,
-        fit: fitness.fit,
-        fitting: fitness.fitting,
-        choose: (free, start) => {
-          board.free = free
-          board.start = start
-          board.tokens = need.tokens
-          board.affinity = need.affinity
-          return strategy.pick(board, 0, board.count, draw)
-        },
-        maxAttempts: engine.maxAttempts,
-        attemptMs: need.attemptMs,
-        patienceMs: engine.patienceMs,
-        stays: need.affinity !== undefined,
-        replays: need.replays,
-        deadlineAt: startedAt + (need.deadlineMs ?? limits.total)
+export const begin = (fiber: Step.AnyFiber, engine: Engine, need: Need, fitness: Fitness): Call => {
+  const clock = fiber.getRef(Clock.Clock)
+  const random = fiber.getRef(Random.Random)
+  const { board, limits } = engine
+  const strategy = need.affinity !== undefined && engine.strategy.sticky ? engine.sticky : engine.strategy
+  const draw = (): number => random.nextDoubleUnsafe()
+  const startedAt = clock.currentTimeMillisUnsafe()
+  return {
+    id: ++engine.calls,
+    engine,
+    need,
+    setup: {
+      candidates: engine.candidates,
+      fit: fitness.fit,
+      fitting: fitness.fitting,
+      choose: (free, start) => {
+        board.free = free
+        board.start = start
+        board.tokens = need.tokens
+        board.affinity = need.affinity
+        return strategy.pick(board, 0, board.count, draw)
       },
-      unfit: fitness.skipped,
-      strategy: strategy.name,
-      clock,
-      startedAt,
-      attempts: [],
-      steps: new Map(),
-      state: Decisions.initial,
-      waitedMs: 0,
-      pendingWaitMs: 0,
-      pendingCharge: undefined,
-      pendingHedge: undefined,
-      hedged: false,
-      overruled: none,
-      firstCause: undefined,
-      over: false
-    }
-    return Effect.succeed(call)
-  })
+      maxAttempts: engine.maxAttempts,
+      attemptMs: need.attemptMs,
+      patienceMs: engine.patienceMs,
+      stays: need.affinity !== undefined,
+      replays: need.replays,
+      deadlineAt: startedAt + (need.deadlineMs ?? limits.total)
+    },
+    unfit: fitness.skipped,
+    strategy: strategy.name,
+    clock,
+    startedAt,
+    attempts: [],
+    steps: new Map(),
+    state: Decisions.initial,
+    waitedMs: 0,
+    pendingWaitMs: 0,
+    pendingCharge: undefined,
+    pendingHedge: undefined,
+    hedged: false,
+    overruled: none,
+    firstCause: undefined,
+    over: false
+  }
+}
 
 const none: ReadonlyArray<never> = []
 
@@ -92,6 +90,8 @@ export interface Loop<out A, out R = never> {
   /** Keeps open what a successful attempt has opened; without one that is closed at once, too. */
   readonly parent: Scope.Scope | undefined
   readonly perform: (attempt: Attempt) => Effect.Effect<A, Errors.LLMError, R>
+  /** What a whole answer has used; without it the attempt goes on after its success. */
+  readonly spent: ((value: A) => Spent) | undefined
 }
 
 export interface Served<A> {
@@ -139,55 +139,69 @@ const watched = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<
 
 const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError, R> => {
   const { call } = loop
-  return Effect.flatMap(blocked(call), (cooling) => {
-    const before = call.state
-    const [state, decision] = Decisions.decide(call.setup, before, event, cooling, call.clock.currentTimeMillisUnsafe())
-    call.state = state
-    switch (decision._tag) {
-      case "Attempt":
-        return Effect.flatMap(
-          call.engine.hedging === undefined ? attempt(loop, decision) : hedged(loop, decision, call.engine.hedging),
-          (ended) => ended._tag === "Served" ? Effect.succeed(ended) : react(loop, ended)
-        )
-      case "Wait": {
-        const waited = Effect.andThen(wait(call, decision), react(loop, { ...decision, _tag: "Waited" }))
-        if (event._tag !== "Failed" || decision.stated) return waited
-        // A retry that the budget refuses is decided anew, as if the schedule had ended.
-        return Effect.flatMap(charge(call, decision, event.error), (granted) => {
-          if (granted) return waited
-          call.state = before
-          return react(loop, { ...event, retryMs: undefined })
-        })
+  return Effect.withFiber((fiber) =>
+    Step.flatMap(fiber, blocked(fiber, call), (cooling) => {
+      const before = call.state
+      const [state, decision] = Decisions.decide(
+        call.setup,
+        before,
+        event,
+        cooling,
+        call.clock.currentTimeMillisUnsafe()
+      )
+      call.state = state
+      switch (decision._tag) {
+        case "Attempt":
+          return Effect.flatMap(
+            call.engine.hedging === undefined ? attempt(loop, decision) : hedged(loop, decision, call.engine.hedging),
+            (ended) => ended._tag === "Served" ? Effect.succeed(ended) : react(loop, ended)
+          )
+        case "Wait": {
+          const waited = Effect.andThen(wait(call, decision), react(loop, { ...decision, _tag: "Waited" }))
+          if (event._tag !== "Failed" || decision.stated) return waited
+          // A retry that the budget refuses is decided anew, as if the schedule had ended.
+          return Effect.flatMap(charge(call, decision, event.error), (granted) => {
+            if (granted) return waited
+            call.state = before
+            return react(loop, { ...event, retryMs: undefined })
+          })
+        }
+        case "Stop":
+          return Effect.flatMap(
+            asRefused(call, call.firstCause ?? decision.error),
+            (error) => Effect.andThen(Records.logStop(call, error), failWith(call, error))
+          )
       }
-      case "Stop":
-        return Effect.flatMap(
-          asRefused(call, call.firstCause ?? decision.error),
-          (error) => Effect.andThen(Records.logStop(call, error), failWith(call, error))
-        )
-    }
-  })
+    })
+  )
 }
 
 /** What must not be asked now: what is cooling, and what an open circuit refuses. The board is read again as well. */
-const blocked = (call: Call): Effect.Effect<Decisions.Cooling> => {
+const blocked = (fiber: Step.AnyFiber, call: Call): Effect.Effect<Decisions.Cooling> => {
   const { engine } = call
-  const read = Effect.flatMap(
-    engine.cooldown.latest(engine.groups),
-    (cooling) =>
-      Effect.map(engine.circuits.checkAll(engine.circuitKeys), (verdicts) => {
-        if (verdicts.length === 0) {
-          call.overruled = none
-          return cooling
-        }
-        const now = call.clock.currentTimeMillisUnsafe()
-        call.overruled = overruledOf(call, cooling, verdicts, now)
-        const obeyed = verdicts.map((verdict, index) =>
-          call.overruled.includes(index) ? { ...verdict, admits: true } : verdict
-        )
-        return Decisions.withCircuits(cooling, obeyed, now)
-      })
+  const read = engine.strategy.reads.length === 0 ? Exit.void : Boards.refresh(fiber, engine)
+  return Step.flatMap(
+    fiber,
+    read,
+    () =>
+      Step.flatMap(
+        fiber,
+        engine.cooldown.latest(engine.groups),
+        (cooling) =>
+          Step.flatMap(fiber, engine.circuits.checkAll(engine.circuitKeys), (verdicts) => {
+            if (verdicts.length === 0) {
+              call.overruled = none
+              return Exit.succeed(cooling)
+            }
+            const now = call.clock.currentTimeMillisUnsafe()
+            call.overruled = overruledOf(call, cooling, verdicts, now)
+            const obeyed = verdicts.map((verdict, index) =>
+              call.overruled.includes(index) ? { ...verdict, admits: true } : verdict
+            )
+            return Exit.succeed(Decisions.withCircuits(cooling, obeyed, now))
+          })
+      )
   )
-  return engine.strategy.reads.length === 0 ? read : Effect.andThen(Boards.refresh(engine), read)
 }
 
 /** Open circuits must not take most of a pool out of use: among what is not out for other reasons, half stays in. */
@@ -295,7 +309,10 @@ const released = (fiber: Step.AnyFiber, call: Call, chosen: Chosen, held: Held):
   const slots = grant === undefined ? Exit.void : Admissions.release(call, chosen, grant)
   if (attempt !== undefined) {
     Boards.count(call.engine.board, chosen.index, -1)
-    return Step.all(fiber, attempt.told ? [slots] : [Observers.interrupted(call, attempt), slots])
+    return Step.all(fiber, [
+      attempt.told ? Observers.untold(attempt) : Observers.interrupted(fiber, call, attempt),
+      slots
+    ])
   }
   return Step.all(fiber, [permit?.ignored ?? Exit.void, passed?.settle("neutral") ?? Exit.void, slots])
 }
@@ -413,21 +430,30 @@ const begun = <A, R>(
   const attempt = attemptOf(call, chosen, member, scope, permit, held)
   held.attempt = attempt
   Boards.count(board, chosen.index, 1)
-  if (attempt.charged !== undefined) return performed(loop, attempt)
+  if (attempt.charged !== undefined) return performed(fiber, loop, attempt)
   // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
   const deposit = budget.deposit(member.budget)
   const counted = call.pendingCharge === undefined || chosen.chosen === "hedge"
     ? deposit
     : Step.all(fiber, [refund(call), deposit])
-  return Step.flatMap(fiber, counted, () => performed(loop, attempt))
+  return Step.flatMap(fiber, counted, () => performed(fiber, loop, attempt))
 }
 
-const performed = <A, R>({ call, perform }: Loop<A, R>, attempt: Attempt): Effect.Effect<Ended<A>, never, R> => {
+const performed = <A, R>(
+  fiber: Step.AnyFiber,
+  { call, perform, spent }: Loop<A, R>,
+  attempt: Attempt
+): Effect.Effect<Ended<A>, never, R> => {
   const ended = Effect.matchEffect(perform(attempt), {
-    onSuccess: (value): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Served", attempt, value }),
+    onSuccess: (value): Effect.Effect<Ended<A>> => {
+      const served = Exit.succeed<Served<A>>({ _tag: "Served", attempt, value })
+      return spent === undefined
+        ? served
+        : Step.flatMap(fiber, Observers.succeeded(fiber, call, attempt, spent(value)), () => served)
+    },
     onFailure: (raised): Effect.Effect<Ended<A>> => {
       const error = unlessHurried(attempt, raised)
-      return Effect.andThen(Observers.failed(call, attempt, error), settle(call, attempt, error))
+      return Effect.andThen(Observers.failed(fiber, call, attempt, error), settle(call, attempt, error))
     }
   })
   if (attempt.grant !== undefined) attempt.grant.sent = true
@@ -505,7 +531,8 @@ const attemptOf = (
     passed,
     charged: charge?.cost,
     firstContentAt: undefined,
-    told: false
+    told: false,
+    untold: undefined
   }
 }
 
@@ -579,7 +606,7 @@ const hedgeOf = (
   const { candidates, circuits, health, limiter } = call.engine
   const { maxUtilisation, minHealth } = hedging.policy
   if (call.state.attempts + running.length >= call.setup.maxAttempts) return Effect.undefined
-  return Effect.flatMap(blocked(call), (cooling) => {
+  return Effect.flatMap(Effect.withFiber((fiber) => blocked(fiber, call)), (cooling) => {
     const now = call.clock.currentTimeMillisUnsafe()
     const chosen = Decisions.beside(call.setup, call.state, running, cooling, now)
     const member = chosen === undefined ? undefined : candidates[chosen.index]

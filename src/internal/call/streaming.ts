@@ -150,7 +150,9 @@ export const handOver = (
     const last = parts[parts.length - 1]
     if (last?.type !== "finish") return Effect.succeed(parts)
     finished = true
-    const settled = Observers.succeeded(call, attempt, { _tag: "Reported", usage: last.usage })
+    const settled = Effect.withFiber((fiber) =>
+      Observers.succeeded(fiber, call, attempt, { _tag: "Reported", usage: last.usage })
+    )
     return Effect.flatMap(settled, () => {
       const finish = Completions.annotateFinish(last, target, call.attempts, Records.timings(call, attempt))
       const all: Parts = parts.length === 1 ? [finish] : [parts[0], ...parts.slice(1, -1), finish]
@@ -214,7 +216,7 @@ const broken = (
   error: Errors.LLMError
 ): Stream.Stream<StreamPart, Errors.LLMError> => {
   const { call } = loop
-  const failed = Observers.failed(call, attempt, error)
+  const failed = Effect.withFiber((fiber) => Observers.failed(fiber, call, attempt, error))
   // A tool may have been called by now: nothing may ask for it a second time.
   const isFinal = session.tools || session.policy === "fail" || session.policy === "buffer" ||
     (session.policy === "continue" && (session.text === "" || session.reasoning))

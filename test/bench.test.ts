@@ -9,9 +9,10 @@ describe("bench", () => {
       const report = yield* Report.make({ rounds: 2, sampleMs: 0.01, warmupMs: 0.01 })
       const groups = Map.groupBy(report.rows, (row) => row.group)
       assert.deepStrictEqual(Array.from(groups, ([group, rows]) => `${rows.length} ${group}`), [
-        "4 limiter, uncontended: reserve + settle over four scopes",
+        "6 limiter, uncontended: reserve + settle over four scopes",
         "4 limiter, in a queue: enter at its end + hand on to its head",
         "5 circuit breaker, closed: execute",
+        "3 circuit breaker, closed: what a call does by hand",
         "9 whole call, answered at once",
         "7 whole call, answered by a promise",
         "5 whole call, answered by a promise, 100 together",
@@ -20,7 +21,7 @@ describe("bench", () => {
         "3 timeout of an effect that succeeds a moment later",
         "3 timeout of an effect that succeeds at once",
         "2 classifier: fromHttp",
-        "3 health of 27 targets",
+        "5 health of 27 targets",
         "2 cooldown of 27 targets: latest"
       ])
       for (const { group, median, name, p10, p90, ratios } of report.rows) {

@@ -9,9 +9,10 @@ describe("bench", () => {
       const report = yield* Report.make({ rounds: 2, sampleMs: 0.01, warmupMs: 0.01 })
       const groups = Map.groupBy(report.rows, (row) => row.group)
       assert.deepStrictEqual(Array.from(groups, ([group, rows]) => `${rows.length} ${group}`), [
-        "4 limiter, uncontended: reserve + settle over four scopes",
+        "6 limiter, uncontended: reserve + settle over four scopes",
         "4 limiter, in a queue: enter at its end + hand on to its head",
         "5 circuit breaker, closed: execute",
+        "3 circuit breaker, closed: what a call does by hand",
         "9 whole call, answered at once",
         "7 whole call, answered by a promise",
         "5 whole call, answered by a promise, 100 together",
@@ -23,7 +24,7 @@ describe("bench", () => {
         "3 hedge after 60 s of an effect that succeeds at once",
         "3 hedging: what is asked and told for a request",
         "2 classifier: fromHttp",
-        "3 health of 27 targets",
+        "5 health of 27 targets",
         "2 cooldown of 27 targets: latest",
         "13 selection among 10 targets",
         "13 selection among 100 targets",

@@ -124,11 +124,10 @@ const arm = (timer: Timer, now: number): void => {
 
 // Who is told goes on at once and may set alarms of its own: those wait until all have been told.
 const ring = (timer: Timer): void => {
-  const now = timeOf(timer.clock)
+  // What the sleep says counts: it may end up to a millisecond before the clock agrees.
+  const now = Math.max(timer.wakesAt, timeOf(timer.clock))
   timer.ringing = true
-  for (let [first] = timer.alarms.items; first !== undefined; [first] = timer.alarms.items) {
-    // A timer may wake up to a millisecond early, and the rest of it is not worth another sleep.
-    if (first.at - now >= 1) break
+  for (let [first] = timer.alarms.items; first !== undefined && first.at <= now; [first] = timer.alarms.items) {
     Heap.removeAt(timer.alarms, first.slot)
     first.ring()
   }

@@ -375,7 +375,8 @@ const limitScope = (provider: string, reason: Reason, text: string, evidence: Ev
   if (evidence.quotas.length > 0) return evidence.quotas.some((quota) => quota.includes("permodel")) ? "model" : "key"
   if (/\b(?:account|workspace)(?:'s)? (?:rate|request|token|usage) limit/.test(text)) return "key"
   // Anthropic throttles everybody with these two words alone.
-  if (/^(?:rate limited\.?|.*not your usage limit.*)$/.test(text)) return "provider"
+  if (/^rate limited\.?$/.test(text)) return "provider"
+  if (text.includes("not your usage limit") && /^.*$/.test(text)) return "provider"
   const openai = provider.startsWith("openai")
   return openai && reason === "rate_limit" && !/limit|quota|\bmodel\b|tokens|\btpm\b/.test(text) ? "key" : "model"
 }

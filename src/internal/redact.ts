@@ -7,30 +7,51 @@ import * as Redacted from "effect/Redacted"
 
 const mask = "[redacted]"
 
+interface Masking {
+  /** What each of the patterns needs, and most texts have not: without it none is tried. */
+  readonly hint: RegExp
+  readonly patterns: ReadonlyArray<readonly [RegExp, string]>
+}
+
 // A credential is masked where its shape or its place gives it away; too much is masked rather than too little.
-const patterns: ReadonlyArray<readonly [RegExp, string]> = [
-  // A header value that was refused is echoed whole, line breaks included.
-  [/(["'`])(?:bearer|basic)\s[^"'`]{0,4096}\1/gi, mask],
-  [/(headers\.\w{1,12}: )"[^"]{0,4096}"/gi, `$1${mask}`],
-  [/\b(bearer|basic)\s+[^\s"',;]{4,}/gi, `$1 ${mask}`],
-  [/:\/\/[^\s/@:]{1,256}:[^\s/@]{1,256}@/g, `://${mask}@`],
-  [
-    /([?&;](?:[\w-]{0,24}(?:key|token|secret|signature|password|credential|sig|auth|code)))=[^&\s"'#)]{1,2048}/gi,
-    `$1=${mask}`
-  ],
-  [
-    /\b((?:x-)?(?:goog-)?(?:api|subscription|access|secret|account)[ _-]?(?:key|token)(?: provided)?|x-api-key|authorization|proxy-authorization|x-amz-security-token|client[_-]secret|password|secret|set-cookie|cookie)(["']?\s{0,3}[:=]\s{0,3}["']?)[^\s"',}&)]{4,2048}/gi,
-    `$1$2${mask}`
-  ],
-  [
-    /\b(?<!-)(?=[a-z\d]{2,6}[-_])(?:sk|pk|rk|ak|gsk|xai|hf|r8|pplx|nvapi|fw|csk|ghp|gho|ghs|ghu|glpat|pat|tgp|vck|dp|xoxb|xoxp|lsv2|api|key|dsk|bce|ms|jina|voyage|org-key)[-_][\w.*-]{8,}/gi,
-    mask
-  ],
-  [/\bgithub_pat_\w{8,}/g, mask],
-  [/\bAIza[\w-]{10,}/g, mask],
-  [/\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}/g, mask],
-  [/\bya29\.[\w.-]{8,}/g, mask],
-  [/\bey[JI][\w-]{6,}\.[\w-]{2,}(?:\.[\w-]{0,4096})?/g, mask]
+const maskings: ReadonlyArray<Masking> = [
+  {
+    hint: /b(?:earer|asic)\s|headers\.|:\/\//i,
+    patterns: [
+      // A header value that was refused is echoed whole, line breaks included.
+      [/(["'`])(?:bearer|basic)\s[^"'`]{0,4096}\1/gi, mask],
+      [/(headers\.\w{1,12}: )"[^"]{0,4096}"/gi, `$1${mask}`],
+      [/\b(bearer|basic)\s+[^\s"',;]{4,}/gi, `$1 ${mask}`],
+      [/:\/\/[^\s/@:]{1,256}:[^\s/@]{1,256}@/g, `://${mask}@`]
+    ]
+  },
+  {
+    hint: /[-_:=]/,
+    patterns: [
+      [
+        /([?&;](?:[\w-]{0,24}(?:key|token|secret|signature|password|credential|sig|auth|code)))=[^&\s"'#)]{1,2048}/gi,
+        `$1=${mask}`
+      ],
+      [
+        /\b((?:x-)?(?:goog-)?(?:api|subscription|access|secret|account)[ _-]?(?:key|token)(?: provided)?|x-api-key|authorization|proxy-authorization|x-amz-security-token|client[_-]secret|password|secret|set-cookie|cookie)(["']?\s{0,3}[:=]\s{0,3}["']?)[^\s"',}&)]{4,2048}/gi,
+        `$1$2${mask}`
+      ],
+      [
+        /\b(?<!-)(?=[a-z\d]{2,6}[-_])(?:sk|pk|rk|ak|gsk|xai|hf|r8|pplx|nvapi|fw|csk|ghp|gho|ghs|ghu|glpat|pat|tgp|vck|dp|xoxb|xoxp|lsv2|api|key|dsk|bce|ms|jina|voyage|org-key)[-_][\w.*-]{8,}/gi,
+        mask
+      ]
+    ]
+  },
+  {
+    hint: /github_pat_|AIza|A(?:KI|SI|BI|CC)A|ya29|ey[JI]/,
+    patterns: [
+      [/\bgithub_pat_\w{8,}/g, mask],
+      [/\bAIza[\w-]{10,}/g, mask],
+      [/\b(?:AKIA|ASIA|ABIA|ACCA)[A-Z0-9]{12,}/g, mask],
+      [/\bya29\.[\w.-]{8,}/g, mask],
+      [/\bey[JI][\w-]{6,}\.[\w-]{2,}(?:\.[\w-]{0,4096})?/g, mask]
+    ]
+  }
 ]
 
 const longWord = /\b(?=\w{32})(?=[A-Za-z_]{0,128}\d)(?=\d{0,128}[A-Za-z])[A-Za-z0-9_]{32,}(?:[+/=-]{0,2}\w{0,128})/g
@@ -70,7 +91,10 @@ export const scrub = (text: string, secrets: ReadonlyArray<Redacted.Redacted<str
     if (value.length < 4) continue
     for (const variant of variants(value)) clean = clean.replaceAll(variant, mask)
   }
-  for (const [pattern, replacement] of patterns) clean = clean.replace(pattern, replacement)
+  for (const { hint, patterns } of maskings) {
+    if (!hint.test(clean)) continue
+    for (const [pattern, replacement] of patterns) clean = clean.replace(pattern, replacement)
+  }
   return hasLongWord(clean) ? clean.replace(longWord, mask) : clean
 }
 

@@ -62,6 +62,20 @@ export const flatMap = <A, E, R, B, E2, R2>(
 }
 
 /**
+ * Goes on with the result of an effect of which a failure would be a mistake in the program.
+ *
+ * @internal
+ */
+export const orDie = <A, E, R, B, E2, R2>(
+  fiber: AnyFiber,
+  effect: Effect.Effect<A, E, R>,
+  f: (value: A) => Effect.Effect<B, E2, R2>
+): Effect.Effect<B, E2, R | R2> => {
+  const next = taken(fiber, effect)
+  return isExit(next) && next._tag === "Success" ? f(next.value) : Effect.flatMap(Effect.orDie(next), f)
+}
+
+/**
  * Goes on with what an effect has given, of which `keep` takes note before anything can interrupt, or with its failure.
  *
  * @internal

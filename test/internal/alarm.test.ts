@@ -26,6 +26,20 @@ const make = Effect.gen(function*() {
 })
 
 describe("alarms", () => {
+  it.effect("ring when the sleep ends, also on a clock that is behind it", () =>
+    Effect.gen(function*() {
+      const clock = yield* Clock.Clock
+      const scheduler = yield* Scheduler.Scheduler
+      const behind: Clock.Clock = Object.assign(Object.create(clock), {
+        monotonicTimeNanosUnsafe: () => clock.monotonicTimeNanosUnsafe() - clock.monotonicTimeNanosUnsafe() / 1000n
+      })
+      const rung: Array<string> = []
+      Alarms.set(behind, scheduler, 5000, () => rung.push("due"))
+      Alarms.set(behind, scheduler, 5001, () => rung.push("later"))
+      yield* TestClock.adjust(5000)
+      assert.deepStrictEqual(rung, ["due"])
+    }))
+
   it.effect("ring at their times, those of one time in the order in which they were set", () =>
     Effect.gen(function*() {
       const { rung, set, sleeps } = yield* make
@@ -84,6 +98,7 @@ describe("alarms", () => {
       set("same time", 1000)
       yield* TestClock.adjust(1000)
       assert.deepStrictEqual(rung, [["first", 1000], ["same time", 1000], ["at once", 1000]])
+      assert.deepStrictEqual(sleeps, { pending: 1, started: 2 })
       yield* TestClock.adjust(500)
       assert.deepStrictEqual(rung[3], ["next", 1500])
       assert.strictEqual(sleeps.pending, 0)

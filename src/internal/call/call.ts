@@ -102,7 +102,7 @@ export interface Need {
   /** What it is expected to use, for the choice of a target. */
   readonly tokens: { readonly input: number; readonly output: number }
   /** What it is expected to use at a target, for its limits. */
-  readonly estimate: (target: Target) => Effect.Effect<Estimate>
+  readonly estimate: (target: Target) => Effect.Effect<Estimate, Errors.LLMError>
 }
 
 /** What an attempt has used: as the provider reported it, or as the caller tells. */

@@ -41,15 +41,8 @@ const needOf = (engine: Engine, kind: Need["kind"], request: Requests.Prepared):
   replays: request.idempotent ?? true,
   isPrefilled: () => Requests.isPrefilled(request.prompt),
   tokens: { input: Requests.size(request.prompt) / 4, output: request.maxTokens ?? expectedOutput },
-  estimate: (target) => estimated(engine, request, target)
+  estimate: (target) => engine.usage.estimate(request, target)
 })
-
-// The request was checked when the call began, so an estimate cannot fail.
-const estimated = (engine: Engine, request: Requests.Prepared, target: Target): Effect.Effect<Estimate> =>
-  Step.make((fiber) => {
-    const estimate = Step.flatMap(fiber, engine.usage.estimate(request, target), Exit.succeed)
-    return Exit.isExit(estimate) && estimate._tag === "Success" ? Exit.succeed(estimate.value) : Effect.orDie(estimate)
-  })
 
 /** What an answer is taken to have where nothing limits it, to compare the prices of targets. */
 const expectedOutput = 500
@@ -113,7 +106,7 @@ export const stream = (engine: Engine, request: CompletionRequest): Stream.Strea
 const needOfStream = (engine: Engine, session: Streaming.Session, request: Requests.Prepared): Need => ({
   ...needOf(engine, "stream", request),
   attemptMs: session.policy === "buffer" ? engine.limits.attempt : engine.limits.firstToken,
-  estimate: (target) => estimated(engine, session.request, target),
+  estimate: (target) => engine.usage.estimate(session.request, target),
   isPrefilled: () => Requests.isPrefilled(session.request.prompt)
 })
 

@@ -10,10 +10,15 @@ import { PermanentError } from "../../LLMError.ts"
 import type { CompletionRequest } from "../../LLMService.ts"
 import { type Capabilities, tagsOf } from "../../Target.ts"
 
-/** A request whose prompt can be read any number of times. */
+const prepared = Symbol("breakwater/prepared")
+
+/** A request that was checked, and whose prompt can be read any number of times. */
 export interface Prepared extends CompletionRequest {
   readonly prompt: Prompt.Prompt
+  readonly [prepared]: true
 }
+
+const isPrepared = (request: CompletionRequest): request is Prepared => prepared in request
 
 export const invalid = (detail: string): PermanentError =>
   new PermanentError({ provider: "none", origin: "router", reason: "invalid_request", scope: "request", detail })
@@ -67,6 +72,7 @@ const priorities: ReadonlySet<string> = new Set(["emergency", "high", "normal", 
 
 /** A failure is a `PermanentError` that names the field; the prompt itself is never echoed. */
 export const prepare = (request: CompletionRequest): Result.Result<Prepared, PermanentError> => {
+  if (isPrepared(request)) return Result.succeed(request)
   const wrong = problem(request)
   if (wrong !== undefined) return Result.fail(invalid(wrong))
   // Prompt.make throws on messages that do not decode; the thrown text would repeat the prompt.
@@ -75,7 +81,7 @@ export const prepare = (request: CompletionRequest): Result.Result<Prepared, Per
     ? Result.fail(invalid("request.prompt must be a text, messages or a Prompt of effect/ai"))
     : prompt.success.content.length === 0
     ? Result.fail(invalid("request.prompt must not be empty"))
-    : Result.succeed({ ...request, prompt: prompt.success })
+    : Result.succeed({ ...request, prompt: prompt.success, [prepared]: true })
 }
 
 const hasImage = (prompt: Prompt.Prompt): boolean =>
@@ -89,7 +95,10 @@ export const isPrefilled = (prompt: Prompt.Prompt): boolean =>
   prompt.content[prompt.content.length - 1]?.role === "assistant"
 
 /** The first thing a request needs that a target has declared it cannot do. */
-export const missing = (capabilities: Capabilities, request: Prepared): keyof Capabilities | undefined => {
+export const missing = (
+  capabilities: Capabilities,
+  request: Pick<CompletionRequest, "tools" | "responseFormat"> & { readonly prompt: Prompt.Prompt }
+): keyof Capabilities | undefined => {
   if (capabilities.tools === false && (request.tools?.length ?? 0) > 0) return "tools"
   if (capabilities.jsonSchema === false && request.responseFormat?.type === "json_schema") return "jsonSchema"
   if (capabilities.images === false && hasImage(request.prompt)) return "images"

@@ -85,7 +85,7 @@ export const begin = (fiber: Step.AnyFiber, engine: Engine, need: Need, fitness:
 const none: ReadonlyArray<never> = []
 
 /** What a call does over and over. */
-export interface Loop<out A, out R = never> {
+export interface Loop<A, R = never> {
   readonly call: Call
   /** Keeps open what a successful attempt has opened; without one that is closed at once, too. */
   readonly parent: Scope.Scope | undefined
@@ -339,7 +339,8 @@ const limited = <A, R>(
   if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
   const scopes = Admissions.scopesOf(call, member)
   if (scopes.length === 0) return admitted(fiber, loop, chosen, member, scope, held)
-  return Step.flatMap(fiber, call.need.estimate(member.target), (estimate) => {
+  // The request was checked when the call began, so an estimate cannot fail.
+  return Step.orDie(fiber, call.need.estimate(member.target), (estimate) => {
     const request = Admissions.requestOf(call, member, scopes, estimate)
     const keep = (reservation: Reservation): void => {
       held.grant = Admissions.grantOf(reservation, estimate)

@@ -45,4 +45,22 @@ const uncontended: Effect.Effect<Harness.Group, never, Scope.Scope> = Effect.gen
   }
 })
 
-export const groups = [uncontended]
+const byHand: Effect.Effect<Harness.Group> = Effect.gen(function*() {
+  const breaker = yield* CircuitBreaker.make()
+  const keys = Array.from({ length: 27 }, (_, index) => `target-${index}`)
+  return {
+    name: "circuit breaker, closed: what a call does by hand",
+    subjects: [
+      Subjects.fromEffect("take + success", () => Effect.flatMap(breaker.take("bench"), (permit) => permit.success), {
+        budgets: [Harness.micros(0.6)]
+      }),
+      Subjects.fromEffect(
+        "admit + success, in a scope",
+        () => Effect.scoped(Effect.flatMap(breaker.admit("bench"), (permit) => permit.success))
+      ),
+      Subjects.fromEffect("check of 27 circuits", () => breaker.checkAll(keys))
+    ]
+  }
+})
+
+export const groups = [uncontended, byHand]

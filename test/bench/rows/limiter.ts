@@ -32,6 +32,7 @@ const uncontended: Effect.Effect<Harness.Group, never, Scope.Scope> = Effect.gen
   const consume = (key: string) =>
     effects.consume({ key, algorithm: "token-bucket", window: "1 minute", limit: 1e12, tokens: 1500 })
   const peer = "Effect RateLimiter.consume ×4"
+  const sets = Array.from({ length: 32 }, () => scopes)
   return {
     name: "limiter, uncontended: reserve + settle over four scopes",
     subjects: [
@@ -43,6 +44,15 @@ const uncontended: Effect.Effect<Harness.Group, never, Scope.Scope> = Effect.gen
         peers: [peer],
         budgets: [Harness.micros(6)]
       }),
+      Subjects.fromEffect(
+        "breakwater, take + end, without a scope",
+        () => Effect.flatMap(adaptive.take({ scopes, tokens }), (reservation) => reservation.end(usage)),
+        {
+          peers: [peer],
+          budgets: [Harness.micros(6)]
+        }
+      ),
+      Subjects.fromEffect("breakwater, headrooms of 32 sets", () => adaptive.headrooms(sets)),
       Subjects.fromEffect("breakwater, RateLimiter.limit around an effect", () =>
         Effect.provideService(
           RateLimiter.limit(Effect.void, { scopes, tokens, usage: () => usage }),

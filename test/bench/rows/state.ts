@@ -1,6 +1,6 @@
 import { Cooldown, Health, LLMError, Target } from "breakwater"
 import { Context, Effect, Layer, type Scope } from "effect"
-import type * as Harness from "../harness.ts"
+import * as Harness from "../harness.ts"
 import * as Subjects from "../subject.ts"
 
 const targets = Array.from(
@@ -14,13 +14,18 @@ const health: Effect.Effect<Harness.Group, never, Scope.Scope> = Effect.gen(func
   const error = new LLMError.ServerError({ provider: "bench", reason: "overloaded", status: 529 })
   const failure = Health.failure(error, { durationMs: 300 })
   const keys = targets.map((target) => target.id)
+  const four = ["target:bench", "model:bench", "key:bench", "provider:bench"]
   for (const key of keys) yield* health.record(key, success)
   return {
     name: "health of 27 targets",
     subjects: [
       Subjects.fromEffect("record a success", () => health.record("bench-1", success)),
       Subjects.fromEffect("record a failure", () => health.record("bench-2", failure)),
-      Subjects.fromEffect("scores of all", () => health.scores(keys))
+      Subjects.fromEffect("record a success under four keys", () => health.recordAll(four, success), {
+        budgets: [Harness.micros(0.8)]
+      }),
+      Subjects.fromEffect("scores of all", () => health.scores(keys)),
+      Subjects.fromEffect("readings of all", () => health.readings(keys))
     ]
   }
 })

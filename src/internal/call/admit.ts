@@ -47,13 +47,14 @@ export const grantOf = (reservation: RateLimiter.Reservation, estimate: Estimate
   reservation,
   estimate,
   sent: false,
-  emitted: 0
+  emitted: 0,
+  ended: false
 })
 
 /** Gives back what is held; what nobody has settled was interrupted. */
 export const release = (call: Call, { index }: Chosen, grant: Grant): Effect.Effect<void> => {
   const provider = call.engine.candidates[index]?.target.provider ?? ""
-  return grant.reservation.end(usageOf(grant, provider, { _tag: "Interrupted", sent: grant.sent }))
+  return grant.ended ? Exit.void : settle(grant, provider, { _tag: "Interrupted", sent: grant.sent })
 }
 
 const usageOf = (grant: Grant, provider: string, outcome: Usage.Outcome): RateLimiter.Usage => {
@@ -65,7 +66,15 @@ const usageOf = (grant: Grant, provider: string, outcome: Usage.Outcome): RateLi
 }
 
 const settle = (grant: Grant, provider: string, outcome: Usage.Outcome): Effect.Effect<void> =>
-  grant.reservation.settle(usageOf(grant, provider, outcome))
+  ended(grant, usageOf(grant, provider, outcome))
+
+// The slots go back with the settlement: whoever is told how an attempt ended has its answer, or needs no more of it.
+const ended = (grant: Grant, usage: RateLimiter.Usage): Effect.Effect<void> =>
+  Step.make((fiber) => {
+    if (grant.ended) return Exit.void
+    grant.ended = true
+    return Step.all(fiber, [grant.reservation.end(usage)])
+  })
 
 /** Settles a success by its usage, and learns from it what the next estimate should be. */
 export const succeeded = (
@@ -75,7 +84,7 @@ export const succeeded = (
   spent: Spent
 ): Effect.Effect<void> => {
   if (grant === undefined) return Exit.void
-  if (spent._tag === "Told") return grant.reservation.settle(spent.usage)
+  if (spent._tag === "Told") return ended(grant, spent.usage)
   const { usage } = spent
   return Step.all(fiber, [
     settle(grant, member.target.provider, { _tag: "Success", usage }),

@@ -197,4 +197,6 @@ export interface Grant {
   sent: boolean
   /** Characters of content that have been handed over. */
   emitted: number
+  /** Whether it has been settled and given back. */
+  ended: boolean
 }

@@ -318,6 +318,11 @@ export const cataloguePolicy: Policy = { maxAttempts: 25, patience: 0 }
  * model while another one is free. A model that is limited rests as long as its provider says. With
  * `models: Target.cheapestFirst(Target.catalogue)` the cheapest models of each provider come first.
  *
+ * **Gotchas**
+ *
+ * Vendors have retired nearly all models of `Target.catalogue`. Where real providers are called, give the `models` that
+ * you use; otherwise the first calls, and one an hour for each name after that, find out what is no longer there.
+ *
  * **Example** (Going from Groq to Anthropic first)
  *
  * ```ts import.meta.vitest

@@ -188,7 +188,9 @@ const around = <A, R>(
  *
  * **Gotchas**
  *
- * Set the SDK's own `maxRetries` to 0, or attempts multiply. A service without a target is a `PermanentError`.
+ * Set the SDK's own `maxRetries` to 0, or attempts multiply, and hand it the signal of `Effect.tryPromise`, or requests
+ * go on that nobody waits for. A service without a target is a `PermanentError`. The decision record of a success is on
+ * `Events`.
  *
  * **Example** (One promise, one line)
  *
@@ -196,14 +198,16 @@ const around = <A, R>(
  * import { Effect } from "effect"
  * import { Resilience, Target } from "breakwater"
  *
- * const sdk = { create: (question: string) => Promise.resolve({ text: `an answer to ${question}` }) }
+ * const sdk = {
+ *   create: (question: string, _: { signal: AbortSignal }) => Promise.resolve({ text: `an answer to ${question}` })
+ * }
  *
  * const live = Resilience.layerExecute({
  *   targets: [Target.make({ provider: "openai", model: "gpt-4o-mini", limits: { tokens: { limit: 3000, per: "1 minute" } } })]
  * })
  *
  * const program = Resilience.protect("openai", { tokens: { input: 20, output: 200 } })(
- *   Effect.tryPromise(() => sdk.create("why"))
+ *   Effect.tryPromise((signal) => sdk.create("why", { signal }))
  * )
  *
  * await Effect.runPromise(Effect.provide(program, live)) // => { text: "an answer to why" }

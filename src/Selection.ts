@@ -339,7 +339,8 @@ export const make = (options: Options): Strategy => {
  *
  * **Gotchas**
  *
- * The candidate is one object for all of a choice: read it, and do not keep it (`{ ...candidate }` is a copy).
+ * The candidate is one object for all of a choice: read it, and do not keep it (`{ ...candidate }` is a copy). The
+ * affinity of a call does not decide instead of the score unless the strategy is wrapped in `sticky`.
  *
  * **Example** (Preferring a region, then the faster target)
  *

@@ -407,8 +407,8 @@ export type Model = Omit<Options, "key">
  * **Gotchas**
  *
  * Vendors have retired nearly all of these names. A retired model answers `model_not_found`, which leads a router to
- * the next one and lets the name rest for an hour; give the models you use where that is not wanted. Only OpenAI's `gpt-4o` and `gpt-4o-mini` enforce a JSON schema:
- * a request for one goes to no other model of the list.
+ * the next one and lets the name rest for an hour; give the models you use where that is not wanted. Only OpenAI's
+ * `gpt-4o` and `gpt-4o-mini` enforce a JSON schema: a request for one goes to no other model of the list.
  *
  * **Example** (Paying less for one model)
  *

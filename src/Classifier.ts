@@ -166,7 +166,7 @@ const waitOf = (
 
 // Words of a gateway or a client about somebody else's failure.
 const aboutOthers =
-  /^(?:provider returned error|fetch failed|connection error\.?|terminated|error|bad request|an error occurred)$/i
+  /^(?:provider returned error|fetch failed|connection error\.?|terminated|error|bad request|an error occurred(?: in effect\.\w+)?)$/i
 
 const detailOf = (
   texts: ReadonlyArray<string>,
@@ -318,7 +318,8 @@ const describeCause = (
   links: ReadonlyArray<Evidence.Link>,
   secrets: ReadonlyArray<Redacted.Redacted<string>>
 ): unknown => {
-  const outer = links[0]
+  // What Effect.tryPromise wraps around an error is not its name.
+  const outer = links.find((link) => !aboutOthers.test(link.message)) ?? links[0]
   if (outer === undefined) return undefined
   const inner = links.findLast((link) => link.code !== "") ?? outer
   const messages = new Set(links.slice(0, 5).map((link) => detail(link.message, secrets)))

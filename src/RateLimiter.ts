@@ -240,6 +240,8 @@ export interface Observation {
     readonly retryAfter?: Duration.Duration | undefined
     /** Tokens the request would have used. */
     readonly tokens?: number | undefined
+    /** Whether it was overload rather than a limit: known limits shrink, but none is made up. */
+    readonly overloaded?: boolean | undefined
   } | undefined
   /**
    * When the request was sent, in milliseconds of the `Clock`: `Reservation.grantedAt`.
@@ -379,7 +381,11 @@ const settleFailure = (
   return Effect.andThen(
     settled,
     limiter.observe(key, {
-      refused: { retryAfter: error.retryAfter, tokens: input + output },
+      refused: {
+        retryAfter: error.retryAfter,
+        tokens: input + output,
+        overloaded: error.reason === "overloaded"
+      },
       sentAt: reservation.grantedAt
     })
   )
@@ -824,9 +830,10 @@ const observe = (engine: Engine.Engine, key: string, observation: Observation, r
   const { limits, refused, sentAt } = observation
   const sent = engine.now.mono - Math.max(0, engine.now.wall - (sentAt ?? engine.now.wall))
   if (refused !== undefined) {
-    const { dimension, retryAfter, tokens = 0 } = refused
+    const { dimension, overloaded = false, retryAfter, tokens = 0 } = refused
     Engine.throttled(engine, key, {
       dimension,
+      overloaded,
       sentAt: sent,
       tokens,
       retryAfterMs: retryAfter === undefined ? undefined : Duration.toMillis(retryAfter),

@@ -78,7 +78,8 @@ import {
   type CompletionRequest,
   LLMService,
   type StreamPart,
-  type StreamPolicy
+  type StreamPolicy,
+  type Timings
 } from "./LLMService.ts"
 import { Provider } from "./Provider.ts"
 import { type Limits, RateLimiter, type Usage as Used } from "./RateLimiter.ts"
@@ -100,6 +101,11 @@ export class Router extends Context.Service<Router, {
     call: (target: Targets.Target) => Effect.Effect<A, E, R>,
     options?: ExecuteOptions<A, E>
   ) => Effect.Effect<A, LLMError, R>
+  /** Does what `execute` does, and returns the decision record with the value. */
+  readonly executeRecorded: <A, E, R>(
+    call: (target: Targets.Target) => Effect.Effect<A, E, R>,
+    options?: ExecuteOptions<A, E>
+  ) => Effect.Effect<Executed<A>, LLMError, R>
   /** The targets, by their `order`. */
   readonly targets: ReadonlyArray<Targets.Target>
 }>()("breakwater/Router") {}
@@ -237,6 +243,25 @@ export interface ExecuteOptions<in A, in E> extends Pick<CompletionRequest, Shar
   readonly service?: string | undefined
 }
 
+/**
+ * What an effect returned, and how it came to that.
+ *
+ * @category models
+ * @since 0.1.0
+ */
+export interface Executed<out A> {
+  readonly value: A
+  /** Id of the target it came from. */
+  readonly target: string
+  /** Every attempt of the call; the last one is the success. */
+  readonly attempts: ReadonlyArray<Attempt>
+  /** US dollars for all attempts, as far as targets have prices and `usage` tells. */
+  readonly cost: number | undefined
+  /** Whether providers may have billed more. */
+  readonly costAtLeast: boolean
+  readonly timings: Timings
+}
+
 type SharedFields = "priority" | "tenant" | "deadline" | "tags" | "affinity" | "idempotent"
 
 /**
@@ -268,7 +293,8 @@ export const make = (
 
 const routerOf = (engine: Engine): Router["Service"] =>
   Router.of({
-    execute: (call, options = {}) => Faces.execute(engine, call, options),
+    execute: (call, options = {}) => Effect.map(Faces.execute(engine, call, options), ({ value }) => value),
+    executeRecorded: (call, options = {}) => Faces.execute(engine, call, options),
     targets: engine.candidates.map((_) => _.target)
   })
 
@@ -377,6 +403,18 @@ export const execute = <A, E, R>(
   call: (target: Targets.Target) => Effect.Effect<A, E, R>,
   options?: ExecuteOptions<A, E>
 ): Effect.Effect<A, LLMError, R | Router> => Effect.flatMap(Router, (router) => router.execute(call, options))
+
+/**
+ * Runs any effect as `execute` does, and returns the decision record with its value.
+ *
+ * @category combinators
+ * @since 0.1.0
+ */
+export const executeRecorded = <A, E, R>(
+  call: (target: Targets.Target) => Effect.Effect<A, E, R>,
+  options?: ExecuteOptions<A, E>
+): Effect.Effect<Executed<A>, LLMError, R | Router> =>
+  Effect.flatMap(Router, (router) => router.executeRecorded(call, options))
 
 /**
  * Returns a decision record as a text to read: per attempt its target, why it was chosen, who was passed over and why,

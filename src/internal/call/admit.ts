@@ -104,7 +104,11 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
   return key === undefined ? settled : Effect.andThen(
     settled,
     call.engine.limiter.observe(key, {
-      refused: { retryAfter: error.retryAfter, tokens: grant.estimate.input + grant.estimate.output },
+      refused: {
+        retryAfter: error.retryAfter,
+        tokens: grant.estimate.input + grant.estimate.output,
+        overloaded: error.reason === "overloaded"
+      },
       sentAt: grant.reservation.grantedAt
     })
   )

@@ -13,7 +13,8 @@ import * as Classifier from "../../Classifier.ts"
 import * as Errors from "../../LLMError.ts"
 import type { Completion, CompletionRequest, StreamPart } from "../../LLMService.ts"
 import type { Adapter, Reply } from "../../Provider.ts"
-import type { ExecuteOptions } from "../../Router.ts"
+import type { Usage as Used } from "../../RateLimiter.ts"
+import type { Executed, ExecuteOptions } from "../../Router.ts"
 import { tagsOf, type Target } from "../../Target.ts"
 import type { Estimate } from "../../Usage.ts"
 import * as Step from "../step.ts"
@@ -114,7 +115,7 @@ export const execute = <A, E, R>(
   engine: Engine,
   perform: (target: Target) => Effect.Effect<A, E, R>,
   options: ExecuteOptions<A, E>
-): Effect.Effect<A, Errors.LLMError, R> =>
+): Effect.Effect<Executed<A>, Errors.LLMError, R> =>
   Effect.withFiber((fiber) => {
     const invalid = Requests.check(options) ?? problem(options)
     if (invalid !== undefined) return Effect.fail(Requests.invalid(invalid))
@@ -142,10 +143,26 @@ export const execute = <A, E, R>(
         const { target } = attempt.member
         return Attempts.attempted(call, attempt, Effect.mapError(perform(target), (error) => classify(error, target)))
       },
-      spent: (value) => ({ _tag: "Told", usage: usage === undefined ? "unknown" : usage(value) })
+      spent: (value) => ({ _tag: "Told", usage: usage === undefined ? "unknown" : told(usage, value) })
     })
-    return Effect.map(served, ({ value }) => value)
+    return Effect.map(served, ({ attempt, value }) => ({
+      value,
+      target: attempt.member.target.id,
+      attempts: call.attempts,
+      ...Completions.total(call.attempts),
+      timings: Records.timings(call, attempt)
+    }))
   })
+
+// An answer that was paid for is not lost because somebody cannot read what it has used.
+const told = <A>(usage: (value: A) => Used, value: A): Used => {
+  const read = Result.try(() => usage(value))
+  if (Result.isFailure(read)) return "unknown"
+  const used = read.success
+  if (typeof used !== "object") return used
+  const isCount = (count: number): boolean => Number.isFinite(count) && count >= 0
+  return isCount(used.input) && isCount(used.output) && isCount(used.cachedInput ?? 0) ? used : "unknown"
+}
 
 const noTokens = { input: 0, output: 0 }
 
@@ -158,7 +175,10 @@ const problem = ({ tokens }: Pick<ExecuteOptions<never, never>, "tokens">): stri
 }
 
 const classifyUnknown = (error: unknown, target: Target): Errors.LLMError =>
-  Errors.isLLMError(error) ? error : Classifier.fromUnknown(error, about(target))
+  Errors.isLLMError(error) ? error : Classifier.fromUnknown(error, {
+    ...about(target),
+    secrets: target.key === undefined ? [] : [target.key.value]
+  })
 
 const fitnessOf = (
   engine: Engine,

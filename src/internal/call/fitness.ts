@@ -129,21 +129,28 @@ const tooLong = (engine: Engine, input: number, largest: number): Errors.LLMErro
 /** Says what it is that nobody has. */
 export const unable = (
   engine: Engine,
-  request: Pick<Requests.Prepared, "tenant" | "tags"> & Partial<Requests.Prepared>
+  request: Partial<Pick<Requests.Prepared, "tenant" | "tags" | "prompt" | "tools" | "responseFormat">> & {
+    readonly service?: string | undefined
+  }
 ): Errors.LLMError => {
-  const { prompt } = request
+  const { prompt, service, tenant } = request
+  const tags = tagsOf(request.tags)
   const needs = new Set<string>()
   for (const { target } of engine.candidates) {
-    const why = whyNot({ tenant: request.tenant, tags: tagsOf(request.tags), unable: undefined }, target)
+    const why = whyNot({ tenant, tags, unable: undefined }, target)
     const capability = prompt === undefined ? undefined : Requests.missing(target.capabilities, { ...request, prompt })
     if (why === "tenant") {
-      needs.add(request.tenant === undefined ? "a target without tenants" : `a target of tenant "${request.tenant}"`)
-    } else if (why === "tags") needs.add(`the tags ${tagsOf(request.tags).join(", ")}`)
+      needs.add(tenant === undefined ? "a target that is not kept for tenants" : `a target of tenant "${tenant}"`)
+    } else if (why === "tags") needs.add(`the tags ${tags.join(", ")}`)
     else if (capability !== undefined) needs.add(capability)
+    else if (service !== undefined) needs.add(`the service "${service}"`)
   }
+  const known = service === undefined
+    ? ""
+    : `; known are ${Array.from(new Set(engine.candidates.map((_) => _.target.provider))).join(", ")}`
   return refusal(
     engine,
     "unsupported_parameter",
-    `no target can serve a request that needs ${Array.from(needs).join(" and ")}`
+    `no target can serve a request that needs ${Array.from(needs).join(" and ")}${known}`
   )
 }

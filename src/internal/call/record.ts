@@ -120,6 +120,17 @@ export const logChoice = (call: Call, attempt: Attempt): Effect.Effect<void> => 
   )
 }
 
+/** Says what a call waits for, when somebody may wonder. */
+export const logWait = (
+  call: Call,
+  { chosen, delayMs, index }: { readonly chosen: string; readonly delayMs: number; readonly index: number }
+): Effect.Effect<void> =>
+  delayMs < 1000
+    ? Effect.void
+    : Effect.logInfo(
+      `waiting ${Math.ceil(delayMs / 1000)} s for ${call.engine.candidates[index]?.target.id} (${chosen})`
+    )
+
 export const logStop = (call: Call, error: Errors.LLMError): Effect.Effect<void> =>
   error.exhaustion === undefined
     ? Effect.void

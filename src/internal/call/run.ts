@@ -452,10 +452,12 @@ const performed = <A, R>(
         ? served
         : Step.flatMap(fiber, Observers.succeeded(fiber, call, attempt, spent(value)), () => served)
     },
-    onFailure: (raised): Effect.Effect<Ended<A>> => {
-      const error = unlessHurried(attempt, raised)
-      return Effect.andThen(Observers.failed(fiber, call, attempt, error), settle(call, attempt, error))
-    }
+    onFailure: (raised): Effect.Effect<Ended<A>> =>
+      Effect.flatMap(unlessHurried(call, attempt, raised), (error) =>
+        Effect.andThen(
+          Effect.suspend(() => Observers.failed(fiber, call, attempt, error)),
+          settle(call, attempt, error)
+        ))
   })
   if (attempt.grant !== undefined) attempt.grant.sent = true
   return call.attempts.length === 0 && attempt.skipped.length === 0
@@ -463,18 +465,27 @@ const performed = <A, R>(
     : Effect.andThen(Records.logChoice(call, attempt), ended)
 }
 
-/** Less than this is too little to say that a target is slow. */
-const enoughMs = 10_000
+/** Less than this is too little to say that a target is slow of which nothing is known. */
+const enoughMs = 5000
 
-/** An attempt that was cut short for the sake of later targets says nothing about its own, unless it had time enough. */
-const unlessHurried = (attempt: Attempt, error: Errors.LLMError): Errors.LLMError =>
-  attempt.sliceMs < enoughMs && error.errorClass === "timeout" && error.origin === "provider" &&
-    hurried.has(error.reason)
-    ? Errors.update(error, {
+/**
+ * An attempt that was cut short for the sake of later targets says nothing about its own, unless it had the time that an
+ * answer takes there.
+ */
+const unlessHurried = (
+  call: Call,
+  { member, sliceMs }: Attempt,
+  error: Errors.LLMError
+): Effect.Effect<Errors.LLMError> => {
+  if (sliceMs === Infinity || error.errorClass !== "timeout" || !hurried.has(error.reason)) return Exit.succeed(error)
+  return Effect.map(call.engine.health.figures(member.health[0] ?? ""), (figures) => {
+    const usualMs = call.need.kind === "stream" ? figures?.firstTokenP95Ms : figures?.latencyP95Ms
+    return sliceMs >= (usualMs === undefined ? enoughMs : 2 * usualMs) ? error : Errors.update(error, {
       origin: "deadline",
       detail: `${error.detail ?? "no answer"}, the part of the deadline that leaves the other targets a start`
     })
-    : error
+  })
+}
 
 const hurried: ReadonlySet<Errors.Reason> = new Set<Errors.Reason>(["attempt", "first_token", "connect_timeout"])
 
@@ -706,7 +717,8 @@ const failWith = (call: Call, error: Errors.LLMError): Effect.Effect<never, Erro
   Effect.fail(Errors.update(error, { attempts: call.attempts.slice() }))
 
 const cool = (call: Call, attempt: Attempt, error: Errors.LLMError, rule: Recovery.Rule): Effect.Effect<void> => {
-  const millis = Recovery.cooldownMillis(rule, error)
+  // Who was not given the time to answer has done nothing to rest from.
+  const millis = error.origin === "deadline" ? 0 : Recovery.cooldownMillis(rule, error)
   const scopeKey = Targets.scopeKey(attempt.member.target, Recovery.cooldownScope(rule, error))
   return Effect.andThen(
     Records.logFailure(call, error),

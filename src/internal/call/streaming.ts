@@ -9,6 +9,7 @@
 import * as Prompt from "effect/ai/Prompt"
 import type * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
+import * as Channel from "effect/Channel"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Pull from "effect/Pull"
@@ -84,7 +85,7 @@ export const open = (
   })
   const isEnough = session.policy === "buffer" ? isLast : isDecisive
   const opened = Effect.flatMap(
-    Scope.provide(Stream.toPull(limited), scopeOf(attempt)),
+    Channel.toPullScoped(Stream.toChannel(limited), scopeOf(attempt)),
     (pull) => until(isEnough, call, attempt, pull, [])
   )
   return Admissions.observing(

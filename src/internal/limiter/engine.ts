@@ -982,6 +982,8 @@ const guess = (engine: Engine, account: Account.Account, said: Observation): Met
  */
 export const throttled = (engine: Engine, key: string, options: {
   readonly dimension: Dimension | undefined
+  /** Whether the provider had too much to do for everybody, which says nothing of a limit of ours. */
+  readonly overloaded: boolean
   readonly sentAt: number
   readonly tokens: number
   readonly retryAfterMs: number | undefined
@@ -997,7 +999,7 @@ export const throttled = (engine: Engine, key: string, options: {
     )
     learnSlots(account, options.sentAt, account.inFlight, true, now)
   } else {
-    const blamed = blame(engine, account, options.dimension)
+    const blamed = blame(engine, account, options.dimension, options.overloaded)
     if (blamed !== undefined) {
       if (blamed.learner === undefined) {
         const until = Learning.resumeAt(now.mono, options.retryAfterMs ?? 0, options.random)
@@ -1016,7 +1018,8 @@ export const throttled = (engine: Engine, key: string, options: {
 const blame = (
   engine: Engine,
   account: Account.Account,
-  dimension: Dimension | undefined
+  dimension: Dimension | undefined,
+  overloaded: boolean
 ): Meter.Meter | undefined => {
   let blamed: Meter.Meter | undefined
   let most = -1
@@ -1031,7 +1034,7 @@ const blame = (
       blamed = meter
     }
   }
-  if (blamed !== undefined) return blamed
+  if (blamed !== undefined || overloaded) return blamed
   Account.rollMinute(account, engine.now)
   const { lastRequests, minuteRequests } = account.counts
   return guess(engine, account, { dimension: "requests", limit: Math.max(1, lastRequests, minuteRequests) })

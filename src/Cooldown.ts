@@ -52,7 +52,10 @@ export class Cooldown extends Context.Service<Cooldown, {
   readonly start: (scopeKey: string, duration: Duration.Input, reason: Reason) => Effect.Effect<void>
   /** Returns how long a cooldown still runs, zero when none does. */
   readonly remaining: (scopeKey: string) => Effect.Effect<Duration.Duration>
-  /** Returns, for each group of keys, the cooldown that ends last; an empty array when nothing is cooling at all. */
+  /**
+   * Returns, for each group of keys, the cooldown that ends last; an empty array when nothing is cooling at all. Pass the
+   * same array each time, unchanged: of a long one it is remembered which key stands where.
+   */
   readonly latest: (groups: ReadonlyArray<ReadonlyArray<string>>) => Effect.Effect<ReadonlyArray<Entry | undefined>>
   /** Returns the cooldowns that run, the one that ends first first. */
   readonly active: Effect.Effect<ReadonlyArray<Entry>>
@@ -236,6 +239,27 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
     return latest
   }
 
+  // Of many groups hardly any is cooling: it is quicker to ask each cooldown whom it concerns.
+  const places = new WeakMap<ReadonlyArray<ReadonlyArray<string>>, ReadonlyMap<string, ReadonlyArray<number>>>()
+  const latestOfMany = (
+    groups: ReadonlyArray<ReadonlyArray<string>>,
+    now: number
+  ): ReadonlyArray<Entry | undefined> => {
+    const known = places.get(groups) ?? placesOf(groups)
+    places.set(groups, known)
+    const latest = new Array<Entry | undefined>(groups.length).fill(undefined)
+    for (const [key, stored] of entries) {
+      const concerned = known.get(key)
+      if (concerned === undefined || stored.until <= now) continue
+      const entry = view(key, stored, now)
+      for (const index of concerned) {
+        const current = latest[index]
+        if (current === undefined || entry.until > current.until) latest[index] = entry
+      }
+    }
+    return latest
+  }
+
   const active: Effect.Effect<ReadonlyArray<Entry>> = Effect.map(Clock.currentTimeMillis, (now) => {
     sweep(now)
     return Array.from(entries, ([key, entry]) => view(key, entry, now)).sort((a, b) => a.until - b.until)
@@ -260,7 +284,9 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
       Step.make((fiber) => {
         if (entries.size === 0) return none
         const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
-        return Exit.succeed(groups.map((keys) => latestOf(keys, now)))
+        return Exit.succeed(
+          groups.length > few ? latestOfMany(groups, now) : groups.map((keys) => latestOf(keys, now))
+        )
       }),
     active,
     status: Effect.map(active, statusOf),
@@ -277,6 +303,20 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
 })
 
 const none: Exit.Exit<ReadonlyArray<Entry | undefined>> = Exit.succeed([])
+
+const few = 64
+
+const placesOf = (groups: ReadonlyArray<ReadonlyArray<string>>): ReadonlyMap<string, ReadonlyArray<number>> => {
+  const places = new Map<string, Array<number>>()
+  groups.forEach((keys, index) => {
+    for (const key of keys) {
+      const concerned = places.get(key)
+      if (concerned === undefined) places.set(key, [index])
+      else concerned.push(index)
+    }
+  })
+  return places
+}
 
 const view = (scopeKey: string, entry: Stored, now: number): Entry => ({
   scopeKey,

@@ -45,6 +45,20 @@ describe("Cooldown", () => {
   )
 
   rule(
+    "many groups read as few do, before and after what is cooling changes",
+    Effect.gen(function*() {
+      const cooldown = yield* Cooldown.Cooldown
+      const groups = Array.from({ length: 500 }, (_, index) => [`target:${index}`, `key:${index % 7}`, "provider:p"])
+      const oneByOne = Effect.forEach(groups, (group) => Effect.map(cooldown.latest([group]), ([entry]) => entry))
+      for (const [key, seconds] of [["key:3", 5], ["target:10", 9], ["target:11", 2], ["provider:p", 4]] as const) {
+        yield* cooldown.start(key, `${seconds} seconds`, "rate_limit")
+        yield* TestClock.adjust("1 second")
+        assert.deepStrictEqual(yield* cooldown.latest(groups), yield* oneByOne)
+      }
+    })
+  )
+
+  rule(
     "the latest of a group of keys is the one that ends last",
     Effect.gen(function*() {
       const cooldown = yield* Cooldown.Cooldown

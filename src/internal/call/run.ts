@@ -354,7 +354,7 @@ const performed = <A, R>({ call, perform }: Loop<A, R>, attempt: Attempt): Effec
   const ended = Effect.matchEffect(perform(attempt), {
     onSuccess: (value): Effect.Effect<Ended<A>> => Effect.succeed({ _tag: "Served", attempt, value }),
     onFailure: (raised): Effect.Effect<Ended<A>> => {
-      const error = unlessHurried(attempt, raised)
+      const error = unlessHurried(call, attempt, raised)
       return Effect.andThen(Observers.failed(call, attempt, error), settle(call, attempt, error))
     }
   })
@@ -368,9 +368,10 @@ const performed = <A, R>({ call, perform }: Loop<A, R>, attempt: Attempt): Effec
 const enoughMs = 10_000
 
 /** An attempt that was cut short for the sake of later targets says nothing about its own, unless it had time enough. */
-const unlessHurried = (attempt: Attempt, error: Errors.LLMError): Errors.LLMError =>
-  attempt.sliceMs < enoughMs && error.errorClass === "timeout" && error.origin === "provider" &&
-    hurried.has(error.reason)
+const unlessHurried = (call: Call, { sliceMs, startedAt }: Attempt, error: Errors.LLMError): Errors.LLMError =>
+  sliceMs < enoughMs && error.errorClass === "timeout" && error.origin === "provider" && hurried.has(error.reason) &&
+    // A timer may be early by a millisecond; what gave up sooner had a shorter limit of its own.
+    call.clock.currentTimeMillisUnsafe() - startedAt >= sliceMs - 1
     ? Errors.update(error, {
       origin: "deadline",
       detail: `${error.detail ?? "no answer"}, the part of the deadline that leaves the other targets a start`

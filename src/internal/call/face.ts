@@ -167,7 +167,12 @@ const problem = ({ tokens }: Pick<ExecuteOptions<never, never>, "tokens">): stri
 }
 
 const classifyUnknown = (error: unknown, target: Target): Errors.LLMError =>
-  Errors.isLLMError(error) ? error : Classifier.fromUnknown(error, about(target))
+  Errors.isLLMError(error)
+    ? error
+    : Classifier.fromUnknown(error, {
+      ...about(target),
+      secrets: target.key === undefined ? undefined : [target.key.value]
+    })
 
 const fitnessOf = (
   engine: Engine,
@@ -176,8 +181,5 @@ const fitnessOf = (
   Fitnesses.of(engine, {
     tenant,
     tags: tagsOf(tags),
-    unable: service === undefined
-      ? undefined
-      : ({ id, model, provider }) =>
-        service === provider || service === id || service === `${provider}/${model}` ? undefined : "service"
+    unable: service === undefined ? undefined : (target) => Fitnesses.isOf(target, service) ? undefined : "service"
   })

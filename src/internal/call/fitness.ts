@@ -125,14 +125,22 @@ const tooLong = (engine: Engine, input: number, largest: number): Errors.LLMErro
     `the prompt has about ${Math.round(input)} tokens; the largest context window is ${largest}`
   )
 
+/** Whether a target is what a caller names a service: all of a provider, of a model, or itself. */
+export const isOf = ({ id, model, provider }: Target, service: string): boolean =>
+  service === provider || service === id || service === `${provider}/${model}`
+
 /** Says what it is that nobody has. */
 export const unable = (
   engine: Engine,
-  request: Pick<Requests.Prepared, "tenant" | "tags"> & Partial<Requests.Prepared>
+  request: Pick<Requests.Prepared, "tenant" | "tags"> & Partial<Requests.Prepared> & {
+    readonly service?: string | undefined
+  }
 ): Errors.LLMError => {
-  const { prompt } = request
+  const { prompt, service } = request
   const needs = new Set<string>()
-  for (const { target } of engine.candidates) {
+  const named = service === undefined ? engine.candidates : engine.candidates.filter((_) => isOf(_.target, service))
+  if (named.length === 0) needs.add(`the service "${service}"`)
+  for (const { target } of named) {
     const why = whyNot({ tenant: request.tenant, tags: tagsOf(request.tags), unable: undefined }, target)
     const capability = prompt === undefined ? undefined : Requests.missing(target.capabilities, { ...request, prompt })
     if (why === "tenant") {

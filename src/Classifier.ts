@@ -39,6 +39,7 @@
  *
  * @since 0.1.0
  */
+import * as Cause from "effect/Cause"
 import * as Duration from "effect/Duration"
 import * as Option from "effect/Option"
 import type * as Redacted from "effect/Redacted"
@@ -291,6 +292,9 @@ export const fromSse = (failure: SseFailure): LLMError => {
 const isKnown = Option.liftThrowable(isLLMError)
 const passThrough = (error: unknown): error is LLMError => Option.getOrElse(isKnown(error), () => false)
 
+// The wrapper of `Effect.try` has words of its own, which say nothing about what it wraps.
+const unwrap = Option.liftThrowable((error: unknown) => Cause.isUnknownError(error) ? error.cause : error)
+
 const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
   typeof value === "object" && value !== null && !Array.isArray(value)
 
@@ -345,7 +349,8 @@ const wrap = (error: unknown): unknown => typeof error === "string" ? { message:
  * @category constructors
  * @since 0.1.0
  */
-export const fromUnknown = (error: unknown, context: Context): LLMError => {
+export const fromUnknown = (thrown: unknown, context: Context): LLMError => {
+  const error = Option.getOrElse(unwrap(thrown), () => thrown)
   if (passThrough(error)) return error
   const plain = wrap(Evidence.snapshot(error))
   const links = Evidence.chain(plain)

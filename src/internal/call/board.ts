@@ -2,8 +2,9 @@
  * What the strategies read of a router's targets, column by column, kept from call to call.
  *
  * Attempts in flight are counted as they come and go. Scores, times and headroom belong to the services that know them
- * and change by time alone, so they are read again before a choice: all of a small pool, and of a large one those that
- * something happened to and a few others in turn, so that a choice costs the same however many there are.
+ * and change by time alone, so they are read again before a choice: all of a small pool, and of a large one, once it has
+ * been read as a whole, those that something happened to and a few others in turn, so that a choice costs the same however
+ * many there are.
  *
  * @internal
  */
@@ -23,7 +24,7 @@ export interface Board extends Omit<Snapshot, Chosen> {
   start: number
   /** Candidates that something has happened to since they were read. */
   readonly touched: Set<number>
-  /** Where the reading in turn goes on. */
+  /** Where the reading in turn goes on; -1 before all have been read once. */
   cursor: number
 }
 
@@ -50,7 +51,7 @@ export const make = (members: ReadonlyArray<Member>): Board => {
     affinity: undefined,
     start: 0,
     touched: new Set(),
-    cursor: 0
+    cursor: -1
   }
 }
 
@@ -72,7 +73,11 @@ export const refresh = (fiber: Step.AnyFiber, engine: Engine): Effect.Effect<voi
 
 const due = (board: Board): ReadonlyArray<number> => {
   const { count, touched } = board
-  if (count <= most) return board.targets.map((_, index) => index)
+  if (count <= most || board.cursor < 0) {
+    board.cursor = 0
+    touched.clear()
+    return board.targets.map((_, index) => index)
+  }
   const indices: Array<number> = []
   for (const index of touched) {
     if (indices.length === most) return indices

@@ -371,8 +371,8 @@ const later = (setup: Setup, state: State, cooling: Cooling, index: number): num
 const sliceOf = (setup: Setup, state: State, index: number, cooling: Cooling, now: number): number => {
   const remainingMs = setup.deadlineAt - now
   const least = Math.min(remainingMs / 2, remainingMs - setup.maxAttempts * startMs)
-  // With plenty of time the limit of an attempt alone leaves enough for all.
-  if (setup.fitting === 1 || least >= setup.attemptMs) return Number.POSITIVE_INFINITY
+  // With plenty of time the limit of an attempt leaves enough for all; what must not be sent again has no later targets.
+  if (setup.fitting === 1 || least >= setup.attemptMs || !setup.replays) return Number.POSITIVE_INFINITY
   const targets = later(setup, state, cooling, index)
   const sliceMs = slice(remainingMs, targets)
   return targets === 0 || sliceMs >= setup.attemptMs ? Number.POSITIVE_INFINITY : sliceMs

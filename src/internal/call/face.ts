@@ -187,8 +187,5 @@ const fitnessOf = (
   Fitnesses.of(engine, {
     tenant,
     tags: tagsOf(tags),
-    unable: service === undefined
-      ? undefined
-      : ({ id, model, provider }) =>
-        service === provider || service === id || service === `${provider}/${model}` ? undefined : "service"
+    unable: service === undefined ? undefined : (target) => Fitnesses.isOf(target, service) ? undefined : "service"
   })

@@ -126,6 +126,10 @@ const tooLong = (engine: Engine, input: number, largest: number): Errors.LLMErro
     `the prompt has about ${Math.round(input)} tokens; the largest context window is ${largest}`
   )
 
+/** Whether a target is what a caller names a service: all of a provider, of a model, or itself. */
+export const isOf = ({ id, model, provider }: Target, service: string): boolean =>
+  service === provider || service === id || service === `${provider}/${model}`
+
 /** Says what it is that nobody has. */
 export const unable = (
   engine: Engine,
@@ -136,16 +140,17 @@ export const unable = (
   const { prompt, service, tenant } = request
   const tags = tagsOf(request.tags)
   const needs = new Set<string>()
-  for (const { target } of engine.candidates) {
+  const named = service === undefined ? engine.candidates : engine.candidates.filter((_) => isOf(_.target, service))
+  if (named.length === 0) needs.add(`the service "${service}"`)
+  for (const { target } of named) {
     const why = whyNot({ tenant, tags, unable: undefined }, target)
     const capability = prompt === undefined ? undefined : Requests.missing(target.capabilities, { ...request, prompt })
     if (why === "tenant") {
       needs.add(tenant === undefined ? "a target that is not kept for tenants" : `a target of tenant "${tenant}"`)
     } else if (why === "tags") needs.add(`the tags ${tags.join(", ")}`)
     else if (capability !== undefined) needs.add(capability)
-    else if (service !== undefined) needs.add(`the service "${service}"`)
   }
-  const known = service === undefined
+  const known = service === undefined || named.length > 0
     ? ""
     : `; known are ${Array.from(new Set(engine.candidates.map((_) => _.target.provider))).join(", ")}`
   return refusal(

@@ -453,10 +453,10 @@ const performed = <A, R>(
         : Step.flatMap(fiber, Observers.succeeded(fiber, call, attempt, spent(value)), () => served)
     },
     onFailure: (raised): Effect.Effect<Ended<A>> =>
-      Effect.flatMap(unlessHurried(call, attempt, raised), (error) =>
+      Effect.flatMap(judged(call, attempt, raised), ({ error, evidence }) =>
         Effect.andThen(
-          Effect.suspend(() => Observers.failed(fiber, call, attempt, error)),
-          settle(call, attempt, error)
+          Effect.suspend(() => Observers.failed(fiber, call, attempt, evidence)),
+          settle(call, attempt, error, evidence)
         ))
   })
   if (attempt.grant !== undefined) attempt.grant.sent = true
@@ -468,22 +468,36 @@ const performed = <A, R>(
 /** Less than this is too little to say that a target is slow of which nothing is known. */
 const enoughMs = 5000
 
+/** What a failure is to the caller, and what it says about the target. */
+interface Judgement {
+  readonly error: Errors.LLMError
+  readonly evidence: Errors.LLMError
+}
+
 /**
- * An attempt that was cut short for the sake of later targets says nothing about its own, unless it had the time that an
- * answer takes there.
+ * An attempt that was cut short by the deadline, its own part of it or all that was left, says nothing about its target,
+ * unless it had twice the time that answers take there: then the target is as slow as one that used up its limit.
  */
-const unlessHurried = (
-  call: Call,
-  { member, sliceMs }: Attempt,
-  error: Errors.LLMError
-): Effect.Effect<Errors.LLMError> => {
-  if (sliceMs === Infinity || error.errorClass !== "timeout" || !hurried.has(error.reason)) return Exit.succeed(error)
-  return Effect.map(call.engine.health.figures(member.health[0] ?? ""), (figures) => {
+const judged = (call: Call, attempt: Attempt, error: Errors.LLMError): Effect.Effect<Judgement> => {
+  const tookMs = call.clock.currentTimeMillisUnsafe() - attempt.startedAt
+  // A timer may be early by a millisecond; what gave up sooner had a shorter limit of its own.
+  const isSlice = hurried.has(error.reason) && tookMs >= attempt.sliceMs - 1
+  const isDeadline = error.reason === "deadline" && attempt.firstContentAt === undefined
+  if (error.errorClass !== "timeout" || !(isSlice || isDeadline)) return Exit.succeed({ error, evidence: error })
+  return Effect.map(call.engine.health.figures(attempt.member.health[0] ?? ""), (figures) => {
     const usualMs = call.need.kind === "stream" ? figures?.firstTokenP95Ms : figures?.latencyP95Ms
-    return sliceMs >= (usualMs === undefined ? enoughMs : 2 * usualMs) ? error : Errors.update(error, {
+    const isSlow = tookMs >= (usualMs === undefined ? enoughMs : 2 * usualMs)
+    if (isDeadline) {
+      const evidence = isSlow
+        ? Errors.update(error, { origin: "provider", reason: "attempt", scope: "target" })
+        : error
+      return { error, evidence }
+    }
+    const hasty = isSlow ? error : Errors.update(error, {
       origin: "deadline",
       detail: `${error.detail ?? "no answer"}, the part of the deadline that leaves the other targets a start`
     })
+    return { error: hasty, evidence: hasty }
   })
 }
 
@@ -670,14 +684,24 @@ const giveBack = (call: Call): Effect.Effect<void> =>
 // ---------------------------------------------------------------------------------------------------------------------
 
 /** Records a failure, starts its cooldown and asks the retry schedule: everything the decision needs to know. */
-const settle = (call: Call, attempt: Attempt, raised: Errors.LLMError): Effect.Effect<Failed> => {
+const settle = (
+  call: Call,
+  attempt: Attempt,
+  raised: Errors.LLMError,
+  evidence: Errors.LLMError = raised
+): Effect.Effect<Failed> => {
   const { target } = attempt.member
   const error = raised.target === undefined
     ? Errors.update(raised, { target: target.id, provider: target.provider, model: raised.model ?? target.model })
     : raised
   const rule = ruleFor(call, target, error)
   return Effect.andThen(
-    Effect.andThen(Records.failure(call, attempt, error), cool(call, attempt, error, rule)),
+    Effect.andThen(
+      Records.failure(call, attempt, error),
+      evidence === raised
+        ? cool(call, attempt, error, rule)
+        : cool(call, attempt, evidence, ruleFor(call, target, evidence))
+    ),
     Effect.map(retryDelay(call, attempt, error, rule), (retryMs) => ({
       _tag: "Failed" as const,
       index: attempt.index,

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { LLMError, Recovery, Selection, Target } from "breakwater"
-import { Duration, Effect, Random } from "effect"
+import { Duration, Effect, Random, Schema } from "effect"
 import * as Decisions from "../../../src/internal/call/decision.ts"
 
 const candidate = (id: string, contextWindow?: number): Decisions.Candidate => {
@@ -146,6 +146,34 @@ describe("decide", () => {
       [cooled(2000)],
       "wait 2000 for retry 0"
     ],
+    [
+      "stops when what may have been executed must not be sent again",
+      setup(["a/1", "b/1"], { replays: false }),
+      failed(0, "server_error", { maybeBilled: true }, 700),
+      [],
+      "stop with ServerError"
+    ],
+    [
+      "sends again what cannot have been executed",
+      setup(["a/1", "b/1"], { replays: false }),
+      failed(0, "server_error", {}, 700),
+      [],
+      "wait 700 for retry 0"
+    ],
+    [
+      "stays for a short stated wait where the cache is warm",
+      setup(["a/1", "b/1", "a/1"], { stays: true }),
+      failed(0, "rate_limit", { retryAfter: Duration.seconds(1) }),
+      [cooled(1000)],
+      "wait 1000 for retry 0"
+    ],
+    [
+      "does not stay for a longer one",
+      setup(["a/1", "b/1", "a/1"], { stays: true }),
+      failed(0, "rate_limit", { retryAfter: Duration.seconds(4) }),
+      [cooled(4000)],
+      "next 2"
+    ],
     ["surfaces what is wrong everywhere", three, failed(0, "permanent"), [], "stop with PermanentError"],
     [
       "stops when the attempts are used up",
@@ -259,4 +287,67 @@ describe("decide", () => {
       for (let seed = 0; seed < 2000; seed++) attempts += (yield* Random.withSeed(walk, seed)).attempts
       assert.isAbove(attempts, 2000)
     }))
+})
+
+describe("slice", () => {
+  const table: ReadonlyArray<readonly [string, number, number, number]> = [
+    ["the last target gets all there is", 10_000, 0, 10_000],
+    ["one of two gets half", 10_000, 1, 5000],
+    ["it is half with more targets, too", 10_000, 9, 5000],
+    ["less when there are too many for a start of half a second each", 10_000, 15, 2500],
+    ["never less than an equal part", 10_000, 24, 400],
+    ["an equal part of very little", 100, 1, 50],
+    ["nothing of nothing", 0, 3, 0]
+  ]
+  for (const [rule, remaining, targets, expected] of table) {
+    it(rule, () => {
+      assert.strictEqual(Decisions.slice(remaining, targets), expected)
+    })
+  }
+
+  it.effect.prop("all targets get a start, and together no more than there is", {
+    deadline: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 1_000_000 })),
+    targets: Schema.Int.check(Schema.isBetween({ minimum: 1, maximum: 60 }))
+  }, ({ deadline, targets }) =>
+    Effect.sync(() => {
+      let remaining = deadline
+      for (let later = targets - 1; later >= 0; later--) {
+        const slice = Decisions.slice(remaining, later)
+        assert.isAbove(slice, 0)
+        assert.isAtMost(slice, later === 0 ? remaining : Math.max(remaining / 2, remaining / (later + 1)))
+        remaining -= slice
+        // What is left gives each of the later ones half a second, or an equal part of all there was.
+        assert.isAtLeast(remaining + 1e-6, Math.min(later * 500, (remaining + slice) * later / (later + 1)))
+      }
+      assert.isBelow(Math.abs(remaining), 1e-6)
+    }))
+})
+
+describe("the time of an attempt", () => {
+  const sliceOf = (options: Partial<Decisions.Setup>, cooling: Decisions.Cooling = []) => {
+    const [, decision] = Decisions.decide(
+      setup(["a/1", "b/1", "c/1"], { deadlineAt: 8000, ...options }),
+      Decisions.initial,
+      { _tag: "Start" },
+      cooling,
+      0
+    )
+    return decision._tag === "Attempt" ? decision.sliceMs : undefined
+  }
+  const table: ReadonlyArray<
+    readonly [string, Partial<Decisions.Setup>, Decisions.Cooling, number]
+  > = [
+    ["is half of what is left", {}, [], 4000],
+    ["is all of it when there are no more attempts", { maxAttempts: 1 }, [], Infinity],
+    ["is all of it when nobody else is free", {}, [undefined, cooled(9), cooled(9)], Infinity],
+    ["is all of it when it must not be sent again", { replays: false }, [], Infinity],
+    ["is the limit of an attempt when that is shorter", { attemptMs: 3000 }, [], Infinity],
+    ["is the limit of an attempt when there is plenty", { deadlineAt: 600_000 }, [], Infinity],
+    ["is half also when that is not much shorter than the limit of an attempt", { attemptMs: 4001 }, [], 4000]
+  ]
+  for (const [rule, options, cooling, expected] of table) {
+    it(rule, () => {
+      assert.strictEqual(sliceOf(options, cooling), expected)
+    })
+  }
 })

@@ -140,8 +140,8 @@ export interface Call {
   pendingCharge: Charge | undefined
   /** What was charged for a hedge that has not begun yet. */
   pendingHedge: { readonly key: string; readonly budget: string } | undefined
-  /** Whether an attempt was joined by another one. */
-  hedged: boolean
+  /** When an attempt was last joined by another one. */
+  hedgedAt: number | undefined
   /** Candidates whose open circuit is not to be obeyed now. */
   overruled: ReadonlyArray<number>
   /** The failure that every later one is a consequence of, once content has been handed over. */

@@ -79,9 +79,13 @@ const observeHedging = (call: Call, attempt: Attempt): Effect.Effect<void> =>
     (attempt.firstContentAt ?? call.clock.currentTimeMillisUnsafe()) - attempt.startedAt
   )
 
-// Whoever lost to a hedge would have taken at least as long: without it slow answers would never be learned.
+// Whoever was joined would have taken at least as long: without it slow answers would never be learned. The hedge that
+// is interrupted may have had no time at all.
 const observeLoser = (call: Call, attempt: Attempt): Effect.Effect<void> =>
-  call.hedged && attempt.firstContentAt === undefined ? observeHedging(call, attempt) : Effect.void
+  call.hedgedAt !== undefined && attempt.startedAt <= call.hedgedAt && attempt.chosen !== "hedge" &&
+    attempt.firstContentAt === undefined
+    ? observeHedging(call, attempt)
+    : Effect.void
 
 /** Streams are hedged by their first content, all else by the whole answer. */
 export const hedgingKey = (call: Call, member: Member): string => `${call.need.kind}:${member.budget}`

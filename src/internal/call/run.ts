@@ -73,7 +73,7 @@ export const begin = (engine: Engine, need: Need, fitness: Fitness): Effect.Effe
       pendingWaitMs: 0,
       pendingCharge: undefined,
       pendingHedge: undefined,
-      hedged: false,
+      hedgedAt: undefined,
       overruled: none,
       firstCause: undefined,
       over: false
@@ -412,11 +412,11 @@ const attemptOf = (
     : call.pendingCharge?.key === member.budget
     ? call.pendingCharge
     : undefined
+  const startedAt = call.clock.currentTimeMillisUnsafe()
   if (isHedge) {
     call.pendingHedge = undefined
-    call.hedged = true
+    call.hedgedAt = startedAt
   } else if (charge !== undefined) call.pendingCharge = undefined
-  const startedAt = call.clock.currentTimeMillisUnsafe()
   const queuedMs = grant === undefined ? 0 : Math.round(Duration.toMillis(grant.reservation.waited))
   const pendingMs = isHedge ? 0 : call.pendingWaitMs
   call.waitedMs += queuedMs

@@ -284,6 +284,7 @@ export const isContentPart = (part: StreamPart): boolean => {
     case "reasoning-start":
     case "reasoning-end":
     case "finish":
+    case "restarted":
       return false
   }
 }

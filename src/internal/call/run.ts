@@ -335,7 +335,7 @@ const beginning = (
 ): Effect.Effect<Attempt> =>
   Effect.suspend(() => {
     const attempt = attemptOf(call, chosen, member, scope, permit, passed, grant)
-    const { board, budget } = call.engine
+    const { board, budget, hedging } = call.engine
     Boards.count(board, chosen.index, 1)
     const over = Effect.suspend(() => {
       Boards.count(board, chosen.index, -1)
@@ -344,7 +344,10 @@ const beginning = (
     const begun = Effect.as(Scope.addFinalizer(scope, over), attempt)
     if (attempt.charged !== undefined) return begun
     // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
-    const counted = Effect.andThen(budget.deposit(member.budget), begun)
+    const deposited = Effect.andThen(budget.deposit(member.budget), begun)
+    const counted = hedging === undefined
+      ? deposited
+      : Effect.andThen(hedging.request(Observers.hedgingKey(call, member)), deposited)
     return call.pendingCharge === undefined || chosen.chosen === "hedge"
       ? counted
       : Effect.andThen(refund(call), counted)
@@ -495,7 +498,7 @@ const hedged = <A, R>(
       (ended) => Effect.succeed(ended)
     )
 
-  return Effect.flatMap(Effect.andThen(hedging.request(key), hedging.delay(key)), (delay) =>
+  return Effect.flatMap(hedging.delay(key), (delay) =>
     delay === undefined
       ? primary
       : Effect.onExitPrimitive(raced(delay), () => call.pendingHedge === undefined ? undefined : giveBack(call)))

@@ -140,7 +140,9 @@ export interface Call {
   pendingCharge: Charge | undefined
   /** What was charged for a hedge that has not begun yet. */
   pendingHedge: { readonly key: string; readonly budget: string } | undefined
-  /** When an attempt was last joined by another one. */
+  /** Hedges that have begun. */
+  hedges: number
+  /** When the last of them has. */
   hedgedAt: number | undefined
   /** Candidates whose open circuit is not to be obeyed now. */
   overruled: ReadonlyArray<number>

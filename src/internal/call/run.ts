@@ -73,6 +73,7 @@ export const begin = (engine: Engine, need: Need, fitness: Fitness): Effect.Effe
       pendingWaitMs: 0,
       pendingCharge: undefined,
       pendingHedge: undefined,
+      hedges: 0,
       hedgedAt: undefined,
       overruled: none,
       firstCause: undefined,
@@ -418,6 +419,7 @@ const attemptOf = (
   const startedAt = call.clock.currentTimeMillisUnsafe()
   if (isHedge) {
     call.pendingHedge = undefined
+    call.hedges++
     call.hedgedAt = startedAt
   } else if (charge !== undefined) call.pendingCharge = undefined
   const queuedMs = grant === undefined ? 0 : Math.round(Duration.toMillis(grant.reservation.waited))
@@ -459,7 +461,8 @@ const hedged = <A, R>(
   const { call } = loop
   const primary = attempt(loop, chosen)
   const member = call.engine.candidates[chosen.index]
-  if (member === undefined || chosen.queue || !call.need.replays) return primary
+  const maxHedges = hedging.policy.maxHedges - call.hedges
+  if (member === undefined || chosen.queue || !call.need.replays || maxHedges <= 0) return primary
   const key = Observers.hedgingKey(call, member)
   const running = [chosen.index]
   let next: Chosen | undefined
@@ -482,7 +485,7 @@ const hedged = <A, R>(
             ? beside(next)
             : Effect.flatMap(primary, (ended) => ended._tag === "Served" ? Effect.succeed(ended) : Effect.fail(ended)),
         {
-          maxAttempts: 1 + hedging.policy.maxHedges,
+          maxAttempts: 1 + maxHedges,
           delay,
           onFailure: "stop",
           isFatal: (ended) =>

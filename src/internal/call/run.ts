@@ -465,40 +465,53 @@ const hedged = <A, R>(
   if (member === undefined || chosen.queue || !call.need.replays || maxHedges <= 0) return primary
   const key = Observers.hedgingKey(call, member)
   const running = [chosen.index]
+  const { hedges, state } = call
   let next: Chosen | undefined
+  let failed: Failed | undefined
 
-  // Whoever fails beside another one changes what the call knows, but decides nothing while that one may still answer.
+  const first = Effect.flatMap(primary, (ended): Effect.Effect<Served<A>, Ended<A>> => {
+    if (ended._tag === "Served") return Effect.succeed(ended)
+    if (ended._tag === "Failed") failed = ended
+    return Effect.fail(ended)
+  })
+
   const beside = (hedge: Chosen): Effect.Effect<Served<A>, Ended<A>, R> =>
     Effect.flatMap(attempt(loop, hedge), (ended): Effect.Effect<Served<A>, Ended<A>> => {
       if (ended._tag === "Served") return Effect.succeed(ended)
       if (ended._tag !== "Failed") return Effect.andThen(giveBack(call), Effect.fail(ended))
-      const now = call.clock.currentTimeMillisUnsafe()
-      call.state = Decisions.decide(call.setup, call.state, { ...ended, retryMs: undefined }, [], now)[0]
+      learn(ended)
       return Effect.fail(ended)
     })
 
+  // Whoever fails beside another one changes what the call knows, but decides nothing while that one may still answer.
+  const learn = (failed: Failed): void => {
+    const now = call.clock.currentTimeMillisUnsafe()
+    call.state = Decisions.decide(call.setup, call.state, { ...failed, retryMs: undefined }, [], now)[0]
+  }
+
+  // The answer may still break, and what was sent beside it has to count by then, whether it has failed or not.
+  const won = (served: Served<A>): Served<A> => {
+    if (failed !== undefined) learn(failed)
+    if (call.hedges > hedges) call.state = { ...call.state, attempts: state.attempts + call.hedges - hedges }
+    return served
+  }
+
   const raced = (delay: Duration.Duration): Effect.Effect<Ended<A>, never, R> =>
-    Effect.catch(
-      Hedging.race<Served<A>, Ended<A>, R>(
-        (index) =>
-          index > 0 && next !== undefined
-            ? beside(next)
-            : Effect.flatMap(primary, (ended) => ended._tag === "Served" ? Effect.succeed(ended) : Effect.fail(ended)),
-        {
-          maxAttempts: 1 + maxHedges,
-          delay,
-          onFailure: "stop",
-          isFatal: (ended) =>
-            ended._tag === "Failed" && ended.rule.otherTargets === "never" && ended.rule.sameTarget === "never",
-          mayStart: () =>
-            Effect.map(hedgeOf(call, hedging, key, running), (hedge) => {
-              next = hedge
-              if (hedge !== undefined) running.push(hedge.index)
-              return hedge !== undefined
-            })
-        }
-      ),
-      (ended) => Effect.succeed(ended)
+    Effect.match(
+      Hedging.race<Served<A>, Ended<A>, R>((index) => index > 0 && next !== undefined ? beside(next) : first, {
+        maxAttempts: 1 + maxHedges,
+        delay,
+        onFailure: "stop",
+        isFatal: (ended) =>
+          ended._tag === "Failed" && ended.rule.otherTargets === "never" && ended.rule.sameTarget === "never",
+        mayStart: () =>
+          Effect.map(hedgeOf(call, hedging, key, running), (hedge) => {
+            next = hedge
+            if (hedge !== undefined) running.push(hedge.index)
+            return hedge !== undefined
+          })
+      }),
+      { onSuccess: won, onFailure: (ended): Ended<A> => ended }
     )
 
   return Effect.flatMap(hedging.delay(key), (delay) =>

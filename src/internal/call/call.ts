@@ -89,6 +89,8 @@ export interface Member extends Decisions.Candidate {
 /** What a call asks for, whatever is sent: a request of a model, or any effect. */
 export interface Need {
   readonly kind: "complete" | "stream" | "execute"
+  /** The kind of calls by whose times it is slow: a stream that is kept until it is whole waits for a whole answer. */
+  readonly hedgedAs: Need["kind"]
   /** Longest time of an attempt, or of a stream to its first content. */
   readonly attemptMs: number
   readonly priority: Request["priority"]

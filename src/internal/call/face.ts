@@ -30,6 +30,7 @@ const prefixCharacters = 1024
 
 const needOf = (engine: Engine, kind: Need["kind"], request: Requests.Prepared): Need => ({
   kind,
+  hedgedAs: kind,
   attemptMs: kind === "stream" ? engine.limits.firstToken : engine.limits.attempt,
   priority: request.priority,
   tenant: request.tenant,
@@ -105,6 +106,7 @@ export const stream = (engine: Engine, request: CompletionRequest): Stream.Strea
 // What is asked for may become longer on the way.
 const needOfStream = (engine: Engine, session: Streaming.Session, request: Requests.Prepared): Need => ({
   ...needOf(engine, "stream", request),
+  hedgedAs: session.policy === "buffer" ? "complete" : "stream",
   attemptMs: session.policy === "buffer" ? engine.limits.attempt : engine.limits.firstToken,
   estimate: (target) => Effect.orDie(engine.usage.estimate(session.request, target)),
   isPrefilled: () => Requests.isPrefilled(session.request.prompt)
@@ -125,6 +127,7 @@ export const execute = <A, E, R>(
     const estimate: Estimate = { ...tokens, text: tokens.input, attachments: 0, exact: false }
     const need: Need = {
       kind: "execute",
+      hedgedAs: "execute",
       attemptMs: engine.limits.attempt,
       priority,
       tenant,

@@ -89,6 +89,8 @@ export interface Member extends Decisions.Candidate {
 /** What a call asks for, whatever is sent: a request of a model, or any effect. */
 export interface Need {
   readonly kind: "complete" | "stream" | "execute"
+  /** The kind of calls by whose times it is slow: a stream that is kept until it is whole waits for a whole answer. */
+  readonly hedgedAs: Need["kind"]
   /** Longest time of an attempt, or of a stream to its first content. */
   readonly attemptMs: number
   readonly priority: Request["priority"]
@@ -140,8 +142,10 @@ export interface Call {
   pendingCharge: Charge | undefined
   /** What was charged for a hedge that has not begun yet. */
   pendingHedge: { readonly key: string; readonly budget: string } | undefined
-  /** Whether an attempt was joined by another one. */
-  hedged: boolean
+  /** Hedges that have begun. */
+  hedges: number
+  /** When the last of them has. */
+  hedgedAt: number | undefined
   /** Candidates whose open circuit is not to be obeyed now. */
   overruled: ReadonlyArray<number>
   /** The failure that every later one is a consequence of, once content has been handed over. */

@@ -317,8 +317,14 @@ export const beside = (
     (index) => !running.includes(index) && isFree(setup, state, cooling, index) && !isSuspect(setup, state, index)
   )
   const index = chosenBy(setup, free, ((running[0] ?? 0) + 1) % setup.candidates.length)
-  // It does not wait, and what the first one leaves to later targets it leaves as well.
-  return index === undefined ? undefined : attempt(setup, state, index, "hedge", cooling, now)
+  if (index === undefined) return undefined
+  // It leaves time to later targets as any attempt does, but those that run are not among them.
+  const after = running.reduce((state, other) => giveUp(state, other, "failed"), {
+    ...state,
+    attempts: state.attempts + running.length
+  })
+  const sliceMs = sliceOf(setup, after, index, cooling, now)
+  return { ...attempt(setup, state, index, "hedge", cooling, now), sliceMs }
 }
 
 const findSibling = (setup: Setup, state: State, index: number, cooling: Cooling): number | undefined => {

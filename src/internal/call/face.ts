@@ -33,6 +33,7 @@ const prefixCharacters = 1024
 
 const needOf = (engine: Engine, kind: Need["kind"], request: Requests.Prepared): Need => ({
   kind,
+  hedgedAs: kind,
   attemptMs: kind === "stream" ? engine.limits.firstToken : engine.limits.attempt,
   priority: request.priority,
   tenant: request.tenant,
@@ -106,6 +107,7 @@ export const stream = (engine: Engine, request: CompletionRequest): Stream.Strea
 // What is asked for may become longer on the way.
 const needOfStream = (engine: Engine, session: Streaming.Session, request: Requests.Prepared): Need => ({
   ...needOf(engine, "stream", request),
+  hedgedAs: session.policy === "buffer" ? "complete" : "stream",
   attemptMs: session.policy === "buffer" ? engine.limits.attempt : engine.limits.firstToken,
   estimate: (target) => engine.usage.estimate(session.request, target),
   isPrefilled: () => Requests.isPrefilled(session.request.prompt)
@@ -126,6 +128,7 @@ export const execute = <A, E, R>(
     const estimate: Exit.Exit<Estimate> = Exit.succeed({ ...tokens, text: tokens.input, attachments: 0, exact: false })
     const call = Calls.begin(fiber, engine, {
       kind: "execute",
+      hedgedAs: "execute",
       attemptMs: engine.limits.attempt,
       priority,
       tenant,

@@ -91,19 +91,26 @@ const outputOf = (spent: Spent): number | undefined =>
     ? undefined
     : spent.usage.output
 
-// When to hedge is learned from how long a success takes to its first content, or to its end where there is no other.
+// When to hedge is learned from how long a success takes to its first content, or to its end where that is awaited.
 const observeHedging = (call: Call, attempt: Attempt): Effect.Effect<void> =>
   call.engine.hedging === undefined ? Exit.void : call.engine.hedging.observe(
     hedgingKey(call, attempt.member),
-    (attempt.firstContentAt ?? call.clock.currentTimeMillisUnsafe()) - attempt.startedAt
+    (contentAt(call, attempt) ?? call.clock.currentTimeMillisUnsafe()) - attempt.startedAt
   )
 
-// Whoever lost to a hedge would have taken at least as long: without it slow answers would never be learned.
+const contentAt = (call: Call, { firstContentAt }: Attempt): number | undefined =>
+  call.need.hedgedAs === "stream" ? firstContentAt : undefined
+
+// Whoever was joined would have taken at least as long: without it slow answers would never be learned. The hedge that
+// is interrupted may have had no time at all.
 const observeLoser = (call: Call, attempt: Attempt): Effect.Effect<void> =>
-  call.hedged && attempt.firstContentAt === undefined ? observeHedging(call, attempt) : Exit.void
+  call.hedgedAt !== undefined && attempt.startedAt <= call.hedgedAt && attempt.chosen !== "hedge" &&
+    contentAt(call, attempt) === undefined
+    ? observeHedging(call, attempt)
+    : Exit.void
 
 /** Streams are hedged by their first content, all else by the whole answer. */
-export const hedgingKey = (call: Call, member: Member): string => `${call.need.kind}:${member.budget}`
+export const hedgingKey = (call: Call, member: Member): string => `${call.need.hedgedAs}:${member.budget}`
 
 export const failed = (fiber: Step.AnyFiber, call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> =>
   telling(fiber, attempt, () => [

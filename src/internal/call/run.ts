@@ -75,7 +75,8 @@ export const begin = (fiber: Step.AnyFiber, engine: Engine, need: Need, fitness:
     pendingWaitMs: 0,
     pendingCharge: undefined,
     pendingHedge: undefined,
-    hedged: false,
+    hedges: 0,
+    hedgedAt: undefined,
     overruled: none,
     firstCause: undefined,
     over: false
@@ -427,16 +428,17 @@ const begun = <A, R>(
   const { call } = loop
   const { permit } = held
   if (permit === undefined) return Effect.die(new RangeError(`Router: no permit for ${member.target.id}`))
-  const { board, budget } = call.engine
+  const { board, budget, hedging } = call.engine
   const attempt = attemptOf(call, chosen, member, scope, permit, held)
   held.attempt = attempt
   Boards.count(board, chosen.index, 1)
   if (attempt.charged !== undefined) return performed(fiber, loop, attempt)
   // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
-  const deposit = budget.deposit(member.budget)
-  const counted = call.pendingCharge === undefined || chosen.chosen === "hedge"
-    ? deposit
-    : Step.all(fiber, [refund(call), deposit])
+  const counted = Step.all(fiber, [
+    call.pendingCharge === undefined || chosen.chosen === "hedge" ? Exit.void : refund(call),
+    budget.deposit(member.budget),
+    hedging === undefined ? Exit.void : hedging.request(Observers.hedgingKey(call, member))
+  ])
   return Step.flatMap(fiber, counted, () => performed(fiber, loop, attempt))
 }
 
@@ -532,11 +534,12 @@ const attemptOf = (
     : call.pendingCharge?.key === member.budget
     ? call.pendingCharge
     : undefined
+  const startedAt = call.clock.currentTimeMillisUnsafe()
   if (isHedge) {
     call.pendingHedge = undefined
-    call.hedged = true
+    call.hedges++
+    call.hedgedAt = startedAt
   } else if (charge !== undefined) call.pendingCharge = undefined
-  const startedAt = call.clock.currentTimeMillisUnsafe()
   const queuedMs = grant === undefined ? 0 : Math.round(Duration.toMillis(grant.reservation.waited))
   const pendingMs = isHedge ? 0 : call.pendingWaitMs
   call.waitedMs += queuedMs
@@ -577,46 +580,60 @@ const hedged = <A, R>(
   const { call } = loop
   const primary = attempt(loop, chosen)
   const member = call.engine.candidates[chosen.index]
-  if (member === undefined || chosen.queue || !call.need.replays) return primary
+  const maxHedges = hedging.policy.maxHedges - call.hedges
+  if (member === undefined || chosen.queue || !call.need.replays || maxHedges <= 0) return primary
   const key = Observers.hedgingKey(call, member)
   const running = [chosen.index]
+  const { hedges, state } = call
   let next: Chosen | undefined
+  let failed: Failed | undefined
 
-  // Whoever fails beside another one changes what the call knows, but decides nothing while that one may still answer.
+  const first = Effect.flatMap(primary, (ended): Effect.Effect<Served<A>, Ended<A>> => {
+    if (ended._tag === "Served") return Effect.succeed(ended)
+    if (ended._tag === "Failed") failed = ended
+    return Effect.fail(ended)
+  })
+
   const beside = (hedge: Chosen): Effect.Effect<Served<A>, Ended<A>, R> =>
     Effect.flatMap(attempt(loop, hedge), (ended): Effect.Effect<Served<A>, Ended<A>> => {
       if (ended._tag === "Served") return Effect.succeed(ended)
       if (ended._tag !== "Failed") return Effect.andThen(giveBack(call), Effect.fail(ended))
-      const now = call.clock.currentTimeMillisUnsafe()
-      call.state = Decisions.decide(call.setup, call.state, { ...ended, retryMs: undefined }, [], now)[0]
+      learn(ended)
       return Effect.fail(ended)
     })
 
+  // Whoever fails beside another one changes what the call knows, but decides nothing while that one may still answer.
+  const learn = (failed: Failed): void => {
+    const now = call.clock.currentTimeMillisUnsafe()
+    call.state = Decisions.decide(call.setup, call.state, { ...failed, retryMs: undefined }, [], now)[0]
+  }
+
+  // The answer may still break, and what was sent beside it has to count by then, whether it has failed or not.
+  const won = (served: Served<A>): Served<A> => {
+    if (failed !== undefined) learn(failed)
+    if (call.hedges > hedges) call.state = { ...call.state, attempts: state.attempts + call.hedges - hedges }
+    return served
+  }
+
   const raced = (delay: Duration.Duration): Effect.Effect<Ended<A>, never, R> =>
-    Effect.catch(
-      Hedging.race<Served<A>, Ended<A>, R>(
-        (index) =>
-          index > 0 && next !== undefined
-            ? beside(next)
-            : Effect.flatMap(primary, (ended) => ended._tag === "Served" ? Effect.succeed(ended) : Effect.fail(ended)),
-        {
-          maxAttempts: 1 + hedging.policy.maxHedges,
-          delay,
-          onFailure: "stop",
-          isFatal: (ended) =>
-            ended._tag === "Failed" && ended.rule.otherTargets === "never" && ended.rule.sameTarget === "never",
-          mayStart: () =>
-            Effect.map(hedgeOf(call, hedging, key, running), (hedge) => {
-              next = hedge
-              if (hedge !== undefined) running.push(hedge.index)
-              return hedge !== undefined
-            })
-        }
-      ),
-      (ended) => Effect.succeed(ended)
+    Effect.match(
+      Hedging.race<Served<A>, Ended<A>, R>((index) => index > 0 && next !== undefined ? beside(next) : first, {
+        maxAttempts: 1 + maxHedges,
+        delay,
+        onFailure: "stop",
+        isFatal: (ended) =>
+          ended._tag === "Failed" && ended.rule.otherTargets === "never" && ended.rule.sameTarget === "never",
+        mayStart: () =>
+          Effect.map(hedgeOf(call, hedging, key, running), (hedge) => {
+            next = hedge
+            if (hedge !== undefined) running.push(hedge.index)
+            return hedge !== undefined
+          })
+      }),
+      { onSuccess: won, onFailure: (ended): Ended<A> => ended }
     )
 
-  return Effect.flatMap(Effect.andThen(hedging.request(key), hedging.delay(key)), (delay) =>
+  return Effect.flatMap(hedging.delay(key), (delay) =>
     delay === undefined
       ? primary
       : Effect.onExitPrimitive(raced(delay), () => call.pendingHedge === undefined ? undefined : giveBack(call)))

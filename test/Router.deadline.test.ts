@@ -147,9 +147,9 @@ describe("Router deadline", () => {
       "p1/m": [limited("1 hour", { scope: "target" })]
     })
 
-    it.effect("is our doing when it had less than ten seconds: it cools, and is no evidence", () =>
+    it.effect("is our doing when it had less than five seconds: nothing cools, and it is no evidence", () =>
       Effect.gen(function*() {
-        const { cooled, error } = yield* calls("19 seconds", 6)
+        const { cooled, error } = yield* calls("9 seconds", 6)
         assert.deepStrictEqual([error._tag, error.target, error.origin, error.reason], [
           "TimeoutError",
           "p0/m",
@@ -157,17 +157,40 @@ describe("Router deadline", () => {
           "attempt"
         ])
         assert.include(error.detail ?? "", "the part of the deadline that leaves the other targets a start")
-        assert.deepInclude(cooled, ["target:p0/m", "attempt"])
+        assert.notDeepInclude(cooled, ["target:p0/m", "attempt"])
         assert.deepStrictEqual(yield* known, { circuit: "closed", timeouts: 0 })
       }).pipe(Effect.provide(live)))
 
-    it.effect("is the target's when it had ten seconds: it cools and counts", () =>
+    it.effect("is the target's when it had five seconds: it cools and counts", () =>
       Effect.gen(function*() {
-        const { cooled, error } = yield* calls("20 seconds", 5)
+        const { cooled, error } = yield* calls("10 seconds", 5)
         assert.deepStrictEqual([error.target, error.origin, error.reason], ["p0/m", "provider", "attempt"])
         assert.deepInclude(cooled, ["target:p0/m", "attempt"])
         assert.deepStrictEqual(yield* known, { circuit: "open", timeouts: 5 })
       }).pipe(Effect.provide(live)))
+
+    it.effect("is the target's when it had twice the time of its answers, and ours when it had less", () =>
+      Effect.gen(function*() {
+        yield* underTime(complete(), "1 second")
+        yield* underTime(Effect.flip(complete({ deadline: "3 seconds" })), "3 seconds")
+        assert.strictEqual((yield* known).timeouts, 0)
+        yield* underTime(Effect.flip(complete({ deadline: "5 seconds" })), "5 seconds")
+        assert.strictEqual((yield* known).timeouts, 1)
+      }).pipe(Effect.provide(withRouter({ targets: pool(2), retry }, {
+        "p0/m": [TestProvider.reply("ok", { delay: "1 second" }), TestProvider.stall()],
+        "p1/m": [TestProvider.stall()]
+      }))))
+
+    it.effect("is the target's as well when it had all that was left: the call has failed by its deadline all the same", () =>
+      Effect.gen(function*() {
+        const cooldown = yield* Cooldown.Cooldown
+        for (const [deadline, timeouts] of [["4 seconds", 0], ["5 seconds", 1]] as const) {
+          const error = yield* underTime(Effect.flip(complete({ deadline })), deadline)
+          assert.deepStrictEqual([error.origin, error.reason], ["deadline", "deadline"])
+          assert.strictEqual((yield* known).timeouts, timeouts)
+          assert.strictEqual((yield* cooldown.active).length, timeouts)
+        }
+      }).pipe(Effect.provide(withRouter({ targets: pool(1), retry }, { "p0/m": [TestProvider.stall()] }))))
 
     it.effect("a connection that was given up within its own limit, or by the client, is the target's failure", () =>
       Effect.gen(function*() {
@@ -187,11 +210,11 @@ describe("Router deadline", () => {
         "p1/m": [ok]
       }))))
 
-    it.effect("a limit of less than ten seconds that was asked for is the target's", () =>
+    it.effect("a limit of less than five seconds that was asked for is the target's", () =>
       Effect.gen(function*() {
         yield* underTime(Effect.flip(complete()), "10 seconds")
         assert.deepStrictEqual(yield* known, { circuit: "closed", timeouts: 1 })
-      }).pipe(Effect.provide(withRouter({ targets: pool(1), timeouts: { attempt: "5 seconds" }, maxAttempts: 1 }, {
+      }).pipe(Effect.provide(withRouter({ targets: pool(1), timeouts: { attempt: "4 seconds" }, maxAttempts: 1 }, {
         "*": [TestProvider.stall()]
       }))))
   })

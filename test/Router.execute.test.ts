@@ -228,20 +228,22 @@ describe("Router.execute", () => {
         }).pipe(Effect.provide(one)))
     }
 
-    it.effect("a defect of classify or of usage is a defect, too", () =>
+    const broken = (): never => {
+      throw new Error("broken")
+    }
+
+    it.effect("a defect of classify is a defect, too", () =>
       Effect.gen(function*() {
-        const broken = (): never => {
-          throw new Error("broken")
-        }
-        for (
-          const call of [
-            Router.execute(() => Effect.fail("no"), { classify: broken }),
-            Router.execute(() => Effect.succeed("yes"), { usage: broken })
-          ]
-        ) {
-          const exit = yield* Effect.exit(call)
-          assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
-          yield* nothingHeld
+        const exit = yield* Effect.exit(Router.execute(() => Effect.fail("no"), { classify: broken }))
+        assert.isTrue(Exit.isFailure(exit) && Cause.hasDies(exit.cause))
+        yield* nothingHeld
+      }).pipe(Effect.provide(one)))
+
+    it.effect("an answer whose usage nobody can read stands, and so does the estimate", () =>
+      Effect.gen(function*() {
+        for (const usage of [broken, () => ({ input: Number.NaN, output: 1 }), () => ({ input: 1, output: -1 })]) {
+          assert.strictEqual(yield* Router.execute(() => Effect.succeed("yes"), { usage }), "yes")
+          assert.strictEqual((yield* limiterOf("model:acme/m@none")).inFlight, 0)
         }
       }).pipe(Effect.provide(one)))
 

@@ -146,7 +146,7 @@ export const unable = (
     const why = whyNot({ tenant, tags, unable: undefined }, target)
     const capability = prompt === undefined ? undefined : Requests.missing(target.capabilities, { ...request, prompt })
     if (why === "tenant") {
-      needs.add(tenant === undefined ? "a target that is not kept for tenants" : `a target of tenant "${tenant}"`)
+      needs.add(tenant === undefined ? "a target without tenants" : `a target of tenant "${tenant}"`)
     } else if (why === "tags") needs.add(`the tags ${tags.join(", ")}`)
     else if (capability !== undefined) needs.add(capability)
   }

@@ -1,6 +1,19 @@
 import { assert, describe, it } from "@effect/vitest"
 import { Hedging } from "breakwater"
-import { Cause, Clock, Context, Deferred, Duration, Effect, Exit, Fiber, Metric, Schema, Scope } from "effect"
+import {
+  Cause,
+  Clock,
+  Context,
+  Deferred,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Metric,
+  References,
+  Schema,
+  Scope
+} from "effect"
 import { TestClock } from "effect/testing"
 import { settle } from "./support/Virtual.ts"
 
@@ -89,6 +102,26 @@ describe("race", () => {
       yield* TestClock.adjust(1)
       assert.isDefined(interrupt.pollUnsafe())
       assert.deepStrictEqual(ended, [0, 1])
+    }))
+
+  it.effect("an interruption ends after whatever turn it comes, and however many turns the attempts wind up for", () =>
+    Effect.gen(function*() {
+      const attempt = (turns: number) =>
+        Effect.onInterrupt(Effect.never, () => Effect.repeat(Effect.yieldNow, { times: turns }))
+      for (let turns = 0; turns < 30; turns++) {
+        for (let winding = 0; winding < 10; winding++) {
+          const { counts, count } = fibers()
+          const race = Hedging.race((index) => attempt(index * winding), { delay: 0 })
+          const fiber = yield* Effect.forkChild(
+            Effect.provideService(count(race), References.MaxOpsBeforeYield, 3)
+          )
+          for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
+          yield* Effect.forkChild(Fiber.interrupt(fiber))
+          for (let turn = 0; turn < 100; turn++) yield* Effect.yieldNow
+          assert.isDefined(fiber.pollUnsafe(), `interrupted after ${turns}, winding up for ${winding}`)
+          assert.strictEqual(counts.alive, 0)
+        }
+      }
     }))
 
   it.effect("an interruption while the losers wind up waits for them", () =>

@@ -163,12 +163,12 @@ export const run = <A, E, R>(race: Race<A, E, R>): Effect.Effect<A, E, R> =>
       }
 
       tell(began)
-      return Effect.suspend(() => {
+      // Here, too, nothing comes between the look at who is left and the wait for the last of them.
+      return Effect.callback<void>((resume) => {
         grace?.interruptUnsafe()
         stop()
-        return alive === 0 ? Effect.void : Effect.callback<void>((resume) => {
-          onLast = () => resume(Effect.void)
-        })
+        if (alive === 0) return resume(Effect.void)
+        onLast = () => resume(Effect.void)
       })
     })
   })

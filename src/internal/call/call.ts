@@ -204,3 +204,24 @@ export interface Grant {
   /** Whether it has been settled and given back. */
   ended: boolean
 }
+
+/** What a call does over and over. */
+export interface Loop<A, R = never> {
+  readonly call: Call
+  /** Keeps open what a successful attempt has opened; without one that is closed at once, too. */
+  readonly parent: Scope.Scope | undefined
+  readonly perform: (attempt: Attempt) => Effect.Effect<A, Errors.LLMError, R>
+  /** What a whole answer has used; without it the attempt goes on after its success. */
+  readonly spent: ((value: A) => Spent) | undefined
+}
+
+export interface Served<A> {
+  readonly _tag: "Served"
+  readonly attempt: Attempt
+  readonly value: A
+}
+
+/** How an attempt ended: in an answer, or in something to be decided upon. */
+export type Ended<A> = Served<A> | Exclude<Decisions.Event, { readonly _tag: "Start" }>
+
+export type Failed = Extract<Decisions.Event, { readonly _tag: "Failed" }>

@@ -20,7 +20,7 @@ import type { Estimate } from "../../Usage.ts"
 import * as Step from "../step.ts"
 import { about } from "./about.ts"
 import * as Attempts from "./attempt.ts"
-import type { Engine, Fitness, Member, Need, Spent } from "./call.ts"
+import type { Engine, Fitness, Loop, Member, Need, Spent } from "./call.ts"
 import * as Completions from "./completion.ts"
 import * as Fitnesses from "./fitness.ts"
 import * as Records from "./record.ts"
@@ -89,7 +89,7 @@ export const stream = (engine: Engine, request: CompletionRequest): Stream.Strea
     const session = Streaming.makeSession(prepared.streamPolicy ?? engine.streamPolicy, prepared)
     return Effect.flatMap(Effect.zip(Fitnesses.ofRequest(engine, prepared), Effect.scope), ([fitness, scope]) => {
       const call = Calls.begin(fiber, engine, needOfStream(engine, session, prepared), fitness)
-      const loop: Calls.Loop<Streaming.Opened> = {
+      const loop: Loop<Streaming.Opened> = {
         call,
         parent: scope,
         perform: (attempt) => Streaming.open(call, session, attempt, adapterOf(attempt.member)),

@@ -24,13 +24,14 @@ import { fromCharacters } from "../../Usage.ts"
 import { about } from "./about.ts"
 import * as Admissions from "./admit.ts"
 import * as Attempts from "./attempt.ts"
-import type { Attempt, Call } from "./call.ts"
+import type { Attempt, Call, Loop, Served } from "./call.ts"
 import * as Completions from "./completion.ts"
 import * as Decisions from "./decision.ts"
 import * as Observers from "./observe.ts"
 import * as Records from "./record.ts"
 import type * as Requests from "./request.ts"
 import * as Calls from "./run.ts"
+import { failAfter } from "./settle.ts"
 
 type Parts = Arr.NonEmptyReadonlyArray<StreamPart>
 
@@ -127,13 +128,13 @@ const until = (
     onDone: () => Effect.fail(Classifier.streamTruncated(about(attempt.member.target)))
   })
 
-type Loop = Calls.Loop<Opened>
+type OpenLoop = Loop<Opened>
 
 /** The stream as the caller sees it. */
 export const handOver = (
-  loop: Loop,
+  loop: OpenLoop,
   session: Session,
-  { attempt, value: opened }: Calls.Served<Opened>,
+  { attempt, value: opened }: Served<Opened>,
   joined: ((parts: Parts) => ReadonlyArray<StreamPart>) | undefined
 ): Stream.Stream<StreamPart, Errors.LLMError> => {
   const { call } = loop
@@ -211,7 +212,7 @@ const note = (session: Session, parts: Parts): void => {
 
 /** What becomes of a stream that broke after some of it had been handed over. */
 const broken = (
-  loop: Loop,
+  loop: OpenLoop,
   session: Session,
   attempt: Attempt,
   error: Errors.LLMError
@@ -221,7 +222,7 @@ const broken = (
   // A tool may have been called by now: nothing may ask for it a second time.
   const isFinal = session.tools || session.policy === "fail" || session.policy === "buffer" ||
     (session.policy === "continue" && (session.text === "" || session.reasoning))
-  if (isFinal) return Stream.fromEffect(Effect.andThen(failed, Calls.failAfter(call, attempt, error)))
+  if (isFinal) return Stream.fromEffect(Effect.andThen(failed, failAfter(call, attempt, error)))
   const freed = Effect.andThen(failed, Scope.close(scopeOf(attempt), Exit.fail(error)))
   return Stream.unwrap(Effect.andThen(
     freed,
@@ -230,7 +231,7 @@ const broken = (
 }
 
 const restarted = (
-  loop: Loop,
+  loop: OpenLoop,
   session: Session,
   attempt: Attempt,
   error: Errors.LLMError
@@ -251,7 +252,7 @@ const restarted = (
   })
 
 const continued = (
-  loop: Loop,
+  loop: OpenLoop,
   session: Session,
   attempt: Attempt,
   error: Errors.LLMError

@@ -1,0 +1,283 @@
+/**
+ * One attempt from its admission to its end: what it holds, in which order it is given it, and how all of it goes back.
+ *
+ * @internal
+ */
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
+import type { Permit } from "../../CircuitBreaker.ts"
+import type { Permit as Passed } from "../../ClientThrottle.ts"
+import * as ClientThrottle from "../../ClientThrottle.ts"
+import type { RateLimitError } from "../../LLMError.ts"
+import * as Errors from "../../LLMError.ts"
+import type { Reservation } from "../../RateLimiter.ts"
+import * as Step from "../step.ts"
+import * as Admissions from "./admit.ts"
+import * as Boards from "./board.ts"
+import type { Attempt, Call, Chosen, Ended, Grant, Loop, Member, Served } from "./call.ts"
+import { hedgeCost, refund } from "./charge.ts"
+import type * as Decisions from "./decision.ts"
+import { judged } from "./judge.ts"
+import * as Observers from "./observe.ts"
+import * as Records from "./record.ts"
+import { settle } from "./settle.ts"
+
+/** What an attempt holds from the moment it is given it. */
+export interface Held {
+  grant: Grant | undefined
+  permit: Permit | undefined
+  passed: Passed | undefined
+  attempt: Attempt | undefined
+  released: boolean
+}
+
+export const attempt = <A, R>(loop: Loop<A, R>, chosen: Chosen): Effect.Effect<Ended<A>, never, R> =>
+  Effect.suspend(() => {
+    const { call, parent } = loop
+    const held: Held = { grant: undefined, permit: undefined, passed: undefined, attempt: undefined, released: false }
+    const letGo = Step.make((fiber) => released(fiber, call, chosen, held))
+    if (parent === undefined && !chosen.queue) {
+      const ended = Effect.withFiber((fiber) => limited(fiber, loop, chosen, undefined, held))
+      return Effect.onExitPrimitive(ended, () => letGo)
+    }
+    const scope = parent === undefined ? Scope.makeUnsafe() : Scope.forkUnsafe(parent)
+    const ended = Effect.andThen(
+      Scope.addFinalizer(scope, letGo),
+      Effect.withFiber((fiber) => limited(fiber, loop, chosen, scope, held))
+    )
+    // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
+    return Effect.onExitPrimitive(
+      ended,
+      (exit) =>
+        parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served"
+          ? undefined
+          : Scope.closeUnsafe(scope, exit)
+    )
+  })
+
+/** Gives back all that is held, whatever it was held for. */
+const released = (fiber: Step.AnyFiber, call: Call, chosen: Chosen, held: Held): Effect.Effect<void> => {
+  if (held.released) return Exit.void
+  held.released = true
+  const { attempt, grant, passed, permit } = held
+  const slots = grant === undefined ? Exit.void : Admissions.release(call, chosen, grant)
+  if (attempt !== undefined) {
+    Boards.count(call.engine.board, chosen.index, -1)
+    return Step.all(fiber, [
+      attempt.told ? Observers.untold(attempt) : Observers.interrupted(fiber, call, attempt),
+      slots
+    ])
+  }
+  return Step.all(fiber, [permit?.ignored ?? Exit.void, passed?.settle("neutral") ?? Exit.void, slots])
+}
+
+const refused = (chosen: Chosen, by: Decisions.Busy["by"], error: Errors.LLMError): Ended<never> => ({
+  _tag: "Refused",
+  index: chosen.index,
+  queued: chosen.queue,
+  by,
+  error
+})
+
+/** First the limits, of all scopes at once: room now, or a place in the queue. */
+const limited = <A, R>(
+  fiber: Step.AnyFiber,
+  loop: Loop<A, R>,
+  chosen: Chosen,
+  scope: Scope.Closeable | undefined,
+  held: Held
+): Effect.Effect<Ended<A>, never, R> => {
+  const { call } = loop
+  const { candidates, limiter } = call.engine
+  const member = candidates[chosen.index]
+  if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
+  const scopes = Admissions.scopesOf(call, member)
+  if (scopes.length === 0) return admitted(fiber, loop, chosen, member, scope, held)
+  // The request was checked when the call began, so an estimate cannot fail.
+  return Step.orDie(fiber, call.need.estimate(member.target), (estimate) => {
+    const request = Admissions.requestOf(call, member, scopes, estimate)
+    const keep = (reservation: Reservation): void => {
+      held.grant = Admissions.grantOf(reservation, estimate)
+    }
+    const onFailure = (error: RateLimitError): Effect.Effect<Ended<A>, never, R> =>
+      Exit.succeed(refused(chosen, "limit", error))
+    if (scope === undefined || !chosen.queue) {
+      return Step.acquire(fiber, limiter.take(request), keep, {
+        onSuccess: () => admitted(fiber, loop, chosen, member, scope, held),
+        onFailure
+      })
+    }
+    // While it waits the scope holds its place; what it was granted is given back by us, who know what came of it.
+    const queued = Effect.flatMap(Scope.provide(limiter.reserve(request), scope), (reservation) => {
+      keep(reservation)
+      return Scope.addFinalizer(scope, Step.make((fiber) => released(fiber, call, chosen, held)))
+    })
+    return Effect.matchEffect(queued, {
+      onSuccess: () =>
+        unlessCooled(
+          call,
+          chosen,
+          member,
+          Effect.withFiber((fiber) => admitted(fiber, loop, chosen, member, scope, held))
+        ),
+      onFailure
+    })
+  })
+}
+
+// The circuit has the last word, after any wait for capacity: what it refuses gives the capacity back unused.
+const admitted = <A, R>(
+  fiber: Step.AnyFiber,
+  loop: Loop<A, R>,
+  chosen: Chosen,
+  member: Member,
+  scope: Scope.Closeable | undefined,
+  held: Held
+): Effect.Effect<Ended<A>, never, R> => {
+  const { circuits } = loop.call.engine
+  const admission = loop.call.overruled.includes(chosen.index)
+    ? Effect.andThen(circuits.probe(member.circuit), circuits.take(member.circuit))
+    : circuits.take(member.circuit)
+  const keep = (permit: Permit): void => {
+    held.permit = permit
+  }
+  return Step.acquire(fiber, admission, keep, {
+    onSuccess: () => passed(fiber, loop, chosen, member, scope, held),
+    onFailure: (error): Effect.Effect<Ended<A>, never, R> => Exit.succeed(refused(chosen, "circuit", error))
+  })
+}
+
+const passed = <A, R>(
+  fiber: Step.AnyFiber,
+  loop: Loop<A, R>,
+  chosen: Chosen,
+  member: Member,
+  scope: Scope.Closeable | undefined,
+  held: Held
+): Effect.Effect<Ended<A>, never, R> => {
+  const { throttle } = loop.call.engine
+  if (throttle === undefined) return begun(fiber, loop, chosen, member, scope, held)
+  const keep = (passed: Passed | undefined): void => {
+    held.passed = passed
+  }
+  return Step.acquire(fiber, throttle.admit(member.target.provider), keep, {
+    onSuccess: () =>
+      held.passed === undefined
+        ? Exit.succeed(refused(chosen, "throttle", shed(member)))
+        : begun(fiber, loop, chosen, member, scope, held),
+    onFailure: (never) => never
+  })
+}
+
+// What an attempt takes over, from the charge for a retry to the place in a throttle, is its own at once or not at all.
+const begun = <A, R>(
+  fiber: Step.AnyFiber,
+  loop: Loop<A, R>,
+  chosen: Chosen,
+  member: Member,
+  scope: Scope.Closeable | undefined,
+  held: Held
+): Effect.Effect<Ended<A>, never, R> => {
+  const { call } = loop
+  const { permit } = held
+  if (permit === undefined) return Effect.die(new RangeError(`Router: no permit for ${member.target.id}`))
+  const { board, budget, hedging } = call.engine
+  const attempt = attemptOf(call, chosen, member, scope, permit, held)
+  held.attempt = attempt
+  Boards.count(board, chosen.index, 1)
+  if (attempt.charged !== undefined) return performed(fiber, loop, attempt)
+  // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
+  const counted = Step.all(fiber, [
+    call.pendingCharge === undefined || chosen.chosen === "hedge" ? Exit.void : refund(call),
+    budget.deposit(member.budget),
+    hedging === undefined ? Exit.void : hedging.request(Observers.hedgingKey(call, member))
+  ])
+  return Step.flatMap(fiber, counted, () => performed(fiber, loop, attempt))
+}
+
+const performed = <A, R>(
+  fiber: Step.AnyFiber,
+  { call, perform, spent }: Loop<A, R>,
+  attempt: Attempt
+): Effect.Effect<Ended<A>, never, R> => {
+  const ended = Effect.matchEffect(perform(attempt), {
+    onSuccess: (value): Effect.Effect<Ended<A>> => {
+      const served = Exit.succeed<Served<A>>({ _tag: "Served", attempt, value })
+      return spent === undefined
+        ? served
+        : Step.flatMap(fiber, Observers.succeeded(fiber, call, attempt, spent(value)), () => served)
+    },
+    onFailure: (raised): Effect.Effect<Ended<A>> =>
+      Effect.flatMap(judged(call, attempt, raised), ({ error, evidence }) =>
+        Effect.andThen(
+          Effect.suspend(() => Observers.failed(fiber, call, attempt, evidence)),
+          settle(call, attempt, error, evidence)
+        ))
+  })
+  if (attempt.grant !== undefined) attempt.grant.sent = true
+  return call.attempts.length === 0 && attempt.skipped.length === 0
+    ? ended
+    : Effect.andThen(Records.logChoice(call, attempt), ended)
+}
+
+const shed = ({ target }: Member): Errors.LLMError =>
+  Errors.update(ClientThrottle.refusal(target.provider), { model: target.model, target: target.id })
+
+/** A wait in the queue may take long enough for a cooldown to begin: what was granted is then given back unused. */
+const unlessCooled = <A, R>(
+  call: Call,
+  { chosen, index }: Chosen,
+  member: Member,
+  performed: Effect.Effect<Ended<A>, never, R>
+): Effect.Effect<Ended<A>, never, R> =>
+  Effect.flatMap(
+    call.engine.cooldown.latest([member.scopeKeys]),
+    ([entry]) => entry === undefined ? performed : Effect.succeed({ _tag: "Waited" as const, index, chosen })
+  )
+
+const attemptOf = (
+  call: Call,
+  chosen: Chosen,
+  member: Member,
+  scope: Scope.Closeable | undefined,
+  permit: Permit,
+  { grant, passed }: Held
+): Attempt => {
+  const isHedge = chosen.chosen === "hedge"
+  const charge = isHedge
+    ? { cost: hedgeCost }
+    : call.pendingCharge?.key === member.budget
+    ? call.pendingCharge
+    : undefined
+  const startedAt = call.clock.currentTimeMillisUnsafe()
+  if (isHedge) {
+    call.pendingHedge = undefined
+    call.hedges++
+    call.hedgedAt = startedAt
+  } else if (charge !== undefined) call.pendingCharge = undefined
+  const queuedMs = grant === undefined ? 0 : Math.round(Duration.toMillis(grant.reservation.waited))
+  const pendingMs = isHedge ? 0 : call.pendingWaitMs
+  call.waitedMs += queuedMs
+  if (!isHedge) call.pendingWaitMs = 0
+  return {
+    member,
+    index: chosen.index,
+    chosen: chosen.chosen,
+    skipped: call.attempts.length === 0 && call.unfit.length > 0 ? [...call.unfit, ...chosen.skipped] : chosen.skipped,
+    startedAt,
+    waitedMs: pendingMs + queuedMs,
+    // Limits of time must be positive; what is over by now ends at once.
+    remainingMs: Math.max(1, call.setup.deadlineAt - startedAt),
+    sliceMs: Math.max(1, chosen.sliceMs),
+    scope,
+    grant,
+    permit,
+    passed,
+    charged: charge?.cost,
+    firstContentAt: undefined,
+    told: false,
+    untold: undefined
+  }
+}

@@ -247,7 +247,7 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
   ): ReadonlyArray<Entry | undefined> => {
     const known = places.get(groups) ?? placesOf(groups)
     places.set(groups, known)
-    const latest = new Array<Entry | undefined>(groups.length).fill(undefined)
+    const latest = groups.map((): Entry | undefined => undefined)
     for (const [key, stored] of entries) {
       const concerned = known.get(key)
       if (concerned === undefined || stored.until <= now) continue

@@ -117,7 +117,7 @@ describe("race", () => {
           )
           for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
           yield* Effect.forkChild(Fiber.interrupt(fiber))
-          for (let turn = 0; turn < 100; turn++) yield* Effect.yieldNow
+          for (let turn = 0; turn < 1000; turn++) yield* Effect.yieldNow
           assert.isDefined(fiber.pollUnsafe(), `interrupted after ${turns}, winding up for ${winding}`)
           assert.strictEqual(counts.alive, 0)
         }

@@ -103,7 +103,10 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
         Admissions.failed(call, attempt, error)
       ),
       Effect.andThen(
-        recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
+        Effect.andThen(
+          recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
+          Records.failure(call, attempt, error)
+        ),
         Effect.andThen(
           settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
           settleThrottle(attempt, ClientThrottle.outcomeOf(error))

@@ -579,24 +579,25 @@ const giveBack = (call: Call): Effect.Effect<void> => {
 // after a failure
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** Records a failure, starts its cooldown and asks the retry schedule: everything the decision needs to know. */
-const settle = (call: Call, attempt: Attempt, raised: Errors.LLMError): Effect.Effect<Failed> => {
-  const { target } = attempt.member
-  const error = raised.target === undefined
-    ? Errors.update(raised, { target: target.id, provider: target.provider, model: raised.model ?? target.model })
-    : raised
-  const rule = ruleFor(call, target, error)
-  return Effect.andThen(
-    Effect.andThen(Records.failure(call, attempt, error), cool(call, attempt, error, rule)),
-    Effect.map(retryDelay(call, attempt, error, rule), (retryMs) => ({
-      _tag: "Failed" as const,
-      index: attempt.index,
-      error,
-      rule,
-      retryMs
-    }))
-  )
-}
+/** Starts the cooldown of a failure and asks the retry schedule: everything the decision needs to know. */
+const settle = (call: Call, attempt: Attempt, raised: Errors.LLMError): Effect.Effect<Failed> =>
+  Effect.suspend(() => {
+    const { target } = attempt.member
+    const error = raised.target === undefined
+      ? Errors.update(raised, { target: target.id, provider: target.provider, model: raised.model ?? target.model })
+      : raised
+    const rule = ruleFor(call, target, error)
+    return Effect.andThen(
+      cool(call, attempt, error, rule),
+      Effect.map(retryDelay(call, attempt, error, rule), (retryMs) => ({
+        _tag: "Failed" as const,
+        index: attempt.index,
+        error,
+        rule,
+        retryMs
+      }))
+    )
+  })
 
 /** A target that cannot go on with a reply says so with a 400, which is about itself and not about the request. */
 const ruleFor = (call: Call, target: Targets.Target, error: Errors.LLMError): Recovery.Rule =>

@@ -212,7 +212,7 @@ const performed = <A, R>(
     onFailure: (raised): Effect.Effect<Ended<A>> =>
       Effect.flatMap(judged(call, attempt, raised), ({ error, evidence }) =>
         Effect.andThen(
-          Effect.suspend(() => Observers.failed(fiber, call, attempt, evidence)),
+          Effect.suspend(() => Observers.failed(fiber, call, attempt, evidence, error)),
           settle(call, attempt, error, evidence)
         ))
   })

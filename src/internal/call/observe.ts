@@ -112,8 +112,16 @@ const observeLoser = (call: Call, attempt: Attempt): Effect.Effect<void> =>
 /** Streams are hedged by their first content, all else by the whole answer. */
 export const hedgingKey = (call: Call, member: Member): string => `${call.need.hedgedAs}:${member.budget}`
 
-export const failed = (fiber: Step.AnyFiber, call: Call, attempt: Attempt, error: LLMError): Effect.Effect<void> =>
+/** Tells of a failure, and writes into the record what it is to the caller. */
+export const failed = (
+  fiber: Step.AnyFiber,
+  call: Call,
+  attempt: Attempt,
+  error: LLMError,
+  recorded: LLMError = error
+): Effect.Effect<void> =>
   telling(fiber, attempt, () => [
+    Records.failure(call, attempt, recorded),
     counts(error, ruleFor(call.engine.recovery, error))
       ? attempt.permit.failure(error.errorClass, error.retryAfter)
       : attempt.permit.ignored,

@@ -14,34 +14,32 @@ import { CurrentDeadline } from "../../Timeouts.ts"
 import type { Attempt, Call, Failed, Member, RetryStep } from "./call.ts"
 import * as Records from "./record.ts"
 
-/** Records a failure, starts its cooldown and asks the retry schedule: everything the decision needs to know. */
+/** Starts the cooldown of a failure and asks the retry schedule: everything the decision needs to know. */
 export const settle = (
   call: Call,
   attempt: Attempt,
   raised: Errors.LLMError,
   evidence: Errors.LLMError = raised
-): Effect.Effect<Failed> => {
-  const { target } = attempt.member
-  const error = raised.target === undefined
-    ? Errors.update(raised, { target: target.id, provider: target.provider, model: raised.model ?? target.model })
-    : raised
-  const rule = ruleFor(call, target, error)
-  return Effect.andThen(
-    Effect.andThen(
-      Records.failure(call, attempt, error),
+): Effect.Effect<Failed> =>
+  Effect.suspend(() => {
+    const { target } = attempt.member
+    const error = raised.target === undefined
+      ? Errors.update(raised, { target: target.id, provider: target.provider, model: raised.model ?? target.model })
+      : raised
+    const rule = ruleFor(call, target, error)
+    return Effect.andThen(
       evidence === raised
         ? cool(call, attempt, error, rule)
-        : cool(call, attempt, evidence, ruleFor(call, target, evidence))
-    ),
-    Effect.map(retryDelay(call, attempt, error, rule), (retryMs) => ({
-      _tag: "Failed" as const,
-      index: attempt.index,
-      error,
-      rule,
-      retryMs
-    }))
-  )
-}
+        : cool(call, attempt, evidence, ruleFor(call, target, evidence)),
+      Effect.map(retryDelay(call, attempt, error, rule), (retryMs) => ({
+        _tag: "Failed" as const,
+        index: attempt.index,
+        error,
+        rule,
+        retryMs
+      }))
+    )
+  })
 
 /** A target that cannot go on with a reply says so with a 400, which is about itself and not about the request. */
 const ruleFor = (call: Call, target: Targets.Target, error: Errors.LLMError): Recovery.Rule =>

@@ -128,7 +128,8 @@ export interface Options {
   readonly strategy?: Selection.Strategy | ((order: number) => Selection.Strategy) | undefined
   /**
    * What keeps calls together where a strategy balances, for the sake of the providers' prompt caches: the `affinity` of
-   * the request, or, for requests without one, the first 1024 characters of the prompt as well.
+   * the request, or, for requests without one, the first 1024 characters of the prompt as well. Such a call also waits for
+   * a stated wait within `patience` rather than go to another key.
    *
    * @default "request"
    */

@@ -54,7 +54,7 @@ const textOf = (parts: ReadonlyArray<LLMService.StreamPart>) =>
 describe("one call that survives, over real HTTP", () => {
   it.live("the first provider answers, whole and streamed", () =>
     Effect.gen(function*() {
-      const { context, first, second } = yield* setup()
+      const { context, first, second } = yield* setup({ timeouts: {} })
       const completion = yield* Effect.provideContext(complete, context)
       assert.strictEqual(completion.text, "You said: Say tide")
       assert.strictEqual(completion.target, "groq/llama@k")

@@ -16,7 +16,7 @@ import { observations } from "../quotaHeaders.ts"
 import * as Step from "../step.ts"
 import { OnResponse } from "../wire/onResponse.ts"
 import { about } from "./about.ts"
-import type { Attempt, Call, Chosen, Grant, LimitScope, Member, Spent } from "./call.ts"
+import type { Attempt, Call, Grant, LimitScope, Member, Spent } from "./call.ts"
 
 /** The limits an attempt of this call at this target counts in. */
 export const scopesOf = (call: Call, member: Member): ReadonlyArray<LimitScope> => {
@@ -52,10 +52,8 @@ export const grantOf = (reservation: RateLimiter.Reservation, estimate: Estimate
 })
 
 /** Gives back what is held; what nobody has settled was interrupted. */
-export const release = (call: Call, { index }: Chosen, grant: Grant): Effect.Effect<void> => {
-  const provider = call.engine.candidates[index]?.target.provider ?? ""
-  return grant.ended ? Exit.void : settle(grant, provider, { _tag: "Interrupted", sent: grant.sent })
-}
+export const release = (grant: Grant, { target }: Member): Effect.Effect<void> =>
+  grant.ended ? Exit.void : settle(grant, target.provider, { _tag: "Interrupted", sent: grant.sent })
 
 const usageOf = (grant: Grant, provider: string, outcome: Usage.Outcome): RateLimiter.Usage => {
   const settled = Usage.settlement(outcome, grant.estimate, Usage.fromCharacters(grant.emitted))

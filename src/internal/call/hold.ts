@@ -16,7 +16,7 @@ import type { Reservation } from "../../RateLimiter.ts"
 import * as Step from "../step.ts"
 import * as Admissions from "./admit.ts"
 import * as Boards from "./board.ts"
-import type { Attempt, Call, Chosen, Ended, Grant, Loop, Member, Served } from "./call.ts"
+import type { Attempt, Chosen, Ended, Grant, Loop, Member, Served } from "./call.ts"
 import { hedgeCost, refund } from "./charge.ts"
 import type * as Decisions from "./decision.ts"
 import { judged } from "./judge.ts"
@@ -24,8 +24,13 @@ import * as Observers from "./observe.ts"
 import * as Records from "./record.ts"
 import { settle } from "./settle.ts"
 
-/** What an attempt holds from the moment it is given it. */
-export interface Held {
+/** An attempt on its way in, and what it holds from the moment it is given it. */
+interface Entry<A, R> {
+  readonly fiber: Step.AnyFiber
+  readonly loop: Loop<A, R>
+  readonly chosen: Chosen
+  readonly member: Member
+  readonly scope: Scope.Closeable | undefined
   grant: Grant | undefined
   permit: Permit | undefined
   passed: Passed | undefined
@@ -34,22 +39,29 @@ export interface Held {
 }
 
 export const attempt = <A, R>(loop: Loop<A, R>, chosen: Chosen): Effect.Effect<Ended<A>, never, R> =>
-  Effect.suspend(() => {
+  Effect.withFiber((fiber) => {
     const { call, parent } = loop
-    const held: Held = { grant: undefined, permit: undefined, passed: undefined, attempt: undefined, released: false }
-    const letGo = Step.make((fiber) => released(fiber, call, chosen, held))
-    if (parent === undefined && !chosen.queue) {
-      const ended = Effect.withFiber((fiber) => limited(fiber, loop, chosen, undefined, held))
-      return Effect.onExitPrimitive(ended, () => letGo)
+    const member = call.engine.candidates[chosen.index]
+    if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
+    const isWhole = parent === undefined && !chosen.queue
+    const scope = isWhole ? undefined : parent === undefined ? Scope.makeUnsafe() : Scope.forkUnsafe(parent)
+    const entry: Entry<A, R> = {
+      fiber,
+      loop,
+      chosen,
+      member,
+      scope,
+      grant: undefined,
+      permit: undefined,
+      passed: undefined,
+      attempt: undefined,
+      released: false
     }
-    const scope = parent === undefined ? Scope.makeUnsafe() : Scope.forkUnsafe(parent)
-    const ended = Effect.andThen(
-      Scope.addFinalizer(scope, letGo),
-      Effect.withFiber((fiber) => limited(fiber, loop, chosen, scope, held))
-    )
+    const entered = Effect.suspend(() => limited(entry))
+    if (scope === undefined) return Effect.onExitPrimitive(entered, () => released(entry))
     // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
     return Effect.onExitPrimitive(
-      ended,
+      Effect.andThen(Scope.addFinalizer(scope, letGo(entry)), entered),
       (exit) =>
         parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served"
           ? undefined
@@ -57,135 +69,101 @@ export const attempt = <A, R>(loop: Loop<A, R>, chosen: Chosen): Effect.Effect<E
     )
   })
 
+const letGo = <A, R>(entry: Entry<A, R>): Effect.Effect<void> => Effect.suspend(() => released(entry))
+
 /** Gives back all that is held, whatever it was held for. */
-const released = (fiber: Step.AnyFiber, call: Call, chosen: Chosen, held: Held): Effect.Effect<void> => {
-  if (held.released) return Exit.void
-  held.released = true
-  const { attempt, grant, passed, permit } = held
-  const slots = grant === undefined ? Exit.void : Admissions.release(call, chosen, grant)
-  if (attempt !== undefined) {
-    Boards.count(call.engine.board, chosen.index, -1)
-    return Step.all(fiber, [
-      attempt.told ? Observers.untold(attempt) : Observers.interrupted(fiber, call, attempt),
-      slots
-    ])
+const released = <A, R>(entry: Entry<A, R>): Effect.Effect<void> => {
+  if (entry.released) return Exit.void
+  entry.released = true
+  const { attempt, chosen, fiber, grant, loop: { call }, member, passed, permit } = entry
+  const slots = grant === undefined ? Exit.void : Admissions.release(grant, member)
+  if (attempt === undefined) {
+    return Step.all(fiber, [permit?.ignored ?? Exit.void, passed?.settle("neutral") ?? Exit.void, slots])
   }
-  return Step.all(fiber, [permit?.ignored ?? Exit.void, passed?.settle("neutral") ?? Exit.void, slots])
+  Boards.count(call.engine.board, chosen.index, -1)
+  return Step.all(fiber, [
+    attempt.told ? Observers.untold(attempt) : Observers.interrupted(fiber, call, attempt),
+    slots
+  ])
 }
 
-const refused = (chosen: Chosen, by: Decisions.Busy["by"], error: Errors.LLMError): Ended<never> => ({
-  _tag: "Refused",
-  index: chosen.index,
-  queued: chosen.queue,
-  by,
-  error
-})
+const refused = (chosen: Chosen, by: Decisions.Busy["by"], error: Errors.LLMError): Exit.Exit<Ended<never>> =>
+  Exit.succeed({ _tag: "Refused", index: chosen.index, queued: chosen.queue, by, error })
 
 /** First the limits, of all scopes at once: room now, or a place in the queue. */
-const limited = <A, R>(
-  fiber: Step.AnyFiber,
-  loop: Loop<A, R>,
-  chosen: Chosen,
-  scope: Scope.Closeable | undefined,
-  held: Held
-): Effect.Effect<Ended<A>, never, R> => {
-  const { call } = loop
-  const { candidates, limiter } = call.engine
-  const member = candidates[chosen.index]
-  if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
+const limited = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> => {
+  const { chosen, fiber, loop: { call }, member, scope } = entry
+  const { limiter } = call.engine
   const scopes = Admissions.scopesOf(call, member)
-  if (scopes.length === 0) return admitted(fiber, loop, chosen, member, scope, held)
+  if (scopes.length === 0) return admitted(entry)
   // The request was checked when the call began, so an estimate cannot fail.
   return Step.orDie(fiber, call.need.estimate(member.target), (estimate) => {
     const request = Admissions.requestOf(call, member, scopes, estimate)
     const keep = (reservation: Reservation): void => {
-      held.grant = Admissions.grantOf(reservation, estimate)
+      entry.grant = Admissions.grantOf(reservation, estimate)
     }
-    const onFailure = (error: RateLimitError): Effect.Effect<Ended<A>, never, R> =>
-      Exit.succeed(refused(chosen, "limit", error))
+    const onFailure = (error: RateLimitError): Effect.Effect<Ended<A>, never, R> => refused(chosen, "limit", error)
     if (scope === undefined || !chosen.queue) {
-      return Step.acquire(fiber, limiter.take(request), keep, {
-        onSuccess: () => admitted(fiber, loop, chosen, member, scope, held),
-        onFailure
-      })
+      return Step.acquire(fiber, limiter.take(request), keep, { onSuccess: () => admitted(entry), onFailure })
     }
     // While it waits the scope holds its place; what it was granted is given back by us, who know what came of it.
     const queued = Effect.flatMap(Scope.provide(limiter.reserve(request), scope), (reservation) => {
       keep(reservation)
-      return Scope.addFinalizer(scope, Step.make((fiber) => released(fiber, call, chosen, held)))
+      return Scope.addFinalizer(scope, letGo(entry))
     })
-    return Effect.matchEffect(queued, {
-      onSuccess: () =>
-        unlessCooled(
-          call,
-          chosen,
-          member,
-          Effect.withFiber((fiber) => admitted(fiber, loop, chosen, member, scope, held))
-        ),
-      onFailure
-    })
+    return Effect.matchEffect(queued, { onSuccess: () => unlessCooled(entry), onFailure })
   })
+}
+
+/** A wait in the queue may take long enough for a cooldown to begin: what was granted is then given back unused. */
+const unlessCooled = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> => {
+  const { chosen: { chosen, index }, loop: { call }, member } = entry
+  return Effect.flatMap(
+    call.engine.cooldown.latest([member.scopeKeys]),
+    ([cooling]) => cooling === undefined ? admitted(entry) : Effect.succeed({ _tag: "Waited" as const, index, chosen })
+  )
 }
 
 // The circuit has the last word, after any wait for capacity: what it refuses gives the capacity back unused.
-const admitted = <A, R>(
-  fiber: Step.AnyFiber,
-  loop: Loop<A, R>,
-  chosen: Chosen,
-  member: Member,
-  scope: Scope.Closeable | undefined,
-  held: Held
-): Effect.Effect<Ended<A>, never, R> => {
-  const { circuits } = loop.call.engine
-  const admission = loop.call.overruled.includes(chosen.index)
+const admitted = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> => {
+  const { chosen, fiber, loop: { call }, member } = entry
+  const { circuits } = call.engine
+  const admission = call.overruled.includes(chosen.index)
     ? Effect.andThen(circuits.probe(member.circuit), circuits.take(member.circuit))
     : circuits.take(member.circuit)
   const keep = (permit: Permit): void => {
-    held.permit = permit
+    entry.permit = permit
   }
   return Step.acquire(fiber, admission, keep, {
-    onSuccess: () => passed(fiber, loop, chosen, member, scope, held),
-    onFailure: (error): Effect.Effect<Ended<A>, never, R> => Exit.succeed(refused(chosen, "circuit", error))
+    onSuccess: () => passed(entry),
+    onFailure: (error): Effect.Effect<Ended<A>, never, R> => refused(chosen, "circuit", error)
   })
 }
 
-const passed = <A, R>(
-  fiber: Step.AnyFiber,
-  loop: Loop<A, R>,
-  chosen: Chosen,
-  member: Member,
-  scope: Scope.Closeable | undefined,
-  held: Held
-): Effect.Effect<Ended<A>, never, R> => {
-  const { throttle } = loop.call.engine
-  if (throttle === undefined) return begun(fiber, loop, chosen, member, scope, held)
+const passed = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> => {
+  const { chosen, fiber, loop: { call }, member } = entry
+  const { throttle } = call.engine
+  if (throttle === undefined) return begun(entry)
   const keep = (passed: Passed | undefined): void => {
-    held.passed = passed
+    entry.passed = passed
   }
   return Step.acquire(fiber, throttle.admit(member.target.provider), keep, {
-    onSuccess: () =>
-      held.passed === undefined
-        ? Exit.succeed(refused(chosen, "throttle", shed(member)))
-        : begun(fiber, loop, chosen, member, scope, held),
+    onSuccess: () => entry.passed === undefined ? refused(chosen, "throttle", shed(member)) : begun(entry),
     onFailure: (never) => never
   })
 }
 
+const shed = ({ target }: Member): Errors.LLMError =>
+  Errors.update(ClientThrottle.refusal(target.provider), { model: target.model, target: target.id })
+
 // What an attempt takes over, from the charge for a retry to the place in a throttle, is its own at once or not at all.
-const begun = <A, R>(
-  fiber: Step.AnyFiber,
-  loop: Loop<A, R>,
-  chosen: Chosen,
-  member: Member,
-  scope: Scope.Closeable | undefined,
-  held: Held
-): Effect.Effect<Ended<A>, never, R> => {
+const begun = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> => {
+  const { chosen, fiber, loop, member, permit } = entry
   const { call } = loop
-  const { permit } = held
   if (permit === undefined) return Effect.die(new RangeError(`Router: no permit for ${member.target.id}`))
   const { board, budget, hedging } = call.engine
-  const attempt = attemptOf(call, chosen, member, scope, permit, held)
-  held.attempt = attempt
+  const attempt = attemptOf(entry, permit)
+  entry.attempt = attempt
   Boards.count(board, chosen.index, 1)
   if (attempt.charged !== undefined) return performed(fiber, loop, attempt)
   // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
@@ -222,28 +200,9 @@ const performed = <A, R>(
     : Effect.andThen(Records.logChoice(call, attempt), ended)
 }
 
-const shed = ({ target }: Member): Errors.LLMError =>
-  Errors.update(ClientThrottle.refusal(target.provider), { model: target.model, target: target.id })
-
-/** A wait in the queue may take long enough for a cooldown to begin: what was granted is then given back unused. */
-const unlessCooled = <A, R>(
-  call: Call,
-  { chosen, index }: Chosen,
-  member: Member,
-  performed: Effect.Effect<Ended<A>, never, R>
-): Effect.Effect<Ended<A>, never, R> =>
-  Effect.flatMap(
-    call.engine.cooldown.latest([member.scopeKeys]),
-    ([entry]) => entry === undefined ? performed : Effect.succeed({ _tag: "Waited" as const, index, chosen })
-  )
-
-const attemptOf = (
-  call: Call,
-  chosen: Chosen,
-  member: Member,
-  scope: Scope.Closeable | undefined,
-  permit: Permit,
-  { grant, passed }: Held
+const attemptOf = <A, R>(
+  { chosen, grant, loop: { call }, member, passed, scope }: Entry<A, R>,
+  permit: Permit
 ): Attempt => {
   const isHedge = chosen.chosen === "hedge"
   const charge = isHedge

@@ -5,6 +5,8 @@
  */
 import type * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Exit from "effect/Exit"
+import * as Scope from "effect/Scope"
 import * as Hedging from "../../Hedging.ts"
 import { blocked } from "./blocked.ts"
 import type { Call, Chosen, Ended, Failed, Loop, Served } from "./call.ts"
@@ -20,7 +22,16 @@ export const hedged = <A, R>(
   hedging: Hedging.Hedging["Service"]
 ): Effect.Effect<Ended<A>, never, R> => {
   const { call } = loop
-  const primary = attempt(loop, chosen)
+  const opened: Array<Served<A>> = []
+  let isOver = false
+
+  // Who is served and does not win may not even come to say so: it is remembered in the step in which it is kept open.
+  const keeps = (served: Served<A>): boolean => {
+    if (!isOver) opened.push(served)
+    return !isOver
+  }
+
+  const primary = attempt(loop, chosen, keeps)
   const member = call.engine.candidates[chosen.index]
   const maxHedges = hedging.policy.maxHedges - call.hedges
   if (member === undefined || chosen.queue || !call.need.replays || maxHedges <= 0) return primary
@@ -37,7 +48,7 @@ export const hedged = <A, R>(
   })
 
   const beside = (hedge: Chosen): Effect.Effect<Served<A>, Ended<A>, R> =>
-    Effect.flatMap(attempt(loop, hedge), (ended): Effect.Effect<Served<A>, Ended<A>> => {
+    Effect.flatMap(attempt(loop, hedge, keeps), (ended): Effect.Effect<Served<A>, Ended<A>> => {
       if (ended._tag === "Served") return Effect.succeed(ended)
       if (ended._tag !== "Failed") return Effect.andThen(giveBack(call), Effect.fail(ended))
       learn(ended)
@@ -75,10 +86,23 @@ export const hedged = <A, R>(
       { onSuccess: won, onFailure: (ended): Ended<A> => ended }
     )
 
-  return Effect.flatMap(hedging.delay(key), (delay) =>
-    delay === undefined
-      ? primary
-      : Effect.onExitPrimitive(raced(delay), () => call.pendingHedge === undefined ? undefined : giveBack(call)))
+  // Whoever was kept open and is not the answer is closed, and a hedge that was granted and not sent is given back.
+  const over = (exit: Exit.Exit<Ended<A>>): Effect.Effect<void> | undefined => {
+    isOver = true
+    const lost = opened.filter((served) => Exit.isFailure(exit) || exit.value !== served)
+    if (lost.length === 0) return call.pendingHedge === undefined ? undefined : giveBack(call)
+    const closed = Effect.forEach(
+      lost,
+      ({ attempt: { scope } }) => scope === undefined ? Effect.void : Scope.close(scope, Exit.interrupt()),
+      { discard: true }
+    )
+    return Effect.andThen(closed, giveBack(call))
+  }
+
+  return Effect.flatMap(
+    hedging.delay(key),
+    (delay) => delay === undefined ? primary : Effect.onExitPrimitive(raced(delay), over)
+  )
 }
 
 /** The attempt to be made beside those that run, when there is a good target and a budget for it. */

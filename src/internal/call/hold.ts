@@ -38,7 +38,12 @@ interface Entry<A, R> {
   released: boolean
 }
 
-export const attempt = <A, R>(loop: Loop<A, R>, chosen: Chosen): Effect.Effect<Ended<A>, never, R> =>
+/** Makes an attempt; what one opens that is served stays open in the `parent`, if `keeps` says so. */
+export const attempt = <A, R>(
+  loop: Loop<A, R>,
+  chosen: Chosen,
+  keeps: (served: Served<A>) => boolean = always
+): Effect.Effect<Ended<A>, never, R> =>
   Effect.withFiber((fiber) => {
     const { call, parent } = loop
     const member = call.engine.candidates[chosen.index]
@@ -63,11 +68,13 @@ export const attempt = <A, R>(loop: Loop<A, R>, chosen: Chosen): Effect.Effect<E
     return Effect.onExitPrimitive(
       Effect.andThen(Scope.addFinalizer(scope, letGo(entry)), entered),
       (exit) =>
-        parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served"
+        parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served" && keeps(exit.value)
           ? undefined
           : Scope.closeUnsafe(scope, exit)
     )
   })
+
+const always = (): boolean => true
 
 const letGo = <A, R>(entry: Entry<A, R>): Effect.Effect<void> => Effect.suspend(() => released(entry))
 

@@ -57,19 +57,23 @@ export const make = (
   reply: Reply,
   attempts: ReadonlyArray<Attempt>,
   timings: Timings
-): Completion => ({
-  content: reply.content,
-  text: text(reply),
-  usage: reply.usage,
-  finishReason: reply.finishReason,
-  target: target.id,
-  provider: target.provider,
-  model: reply.model,
-  requestId: reply.requestId,
-  attempts,
-  ...total(attempts),
-  timings
-})
+): Completion => {
+  const { cost, costAtLeast } = total(attempts)
+  return {
+    content: reply.content,
+    text: text(reply),
+    usage: reply.usage,
+    finishReason: reply.finishReason,
+    target: target.id,
+    provider: target.provider,
+    model: reply.model,
+    requestId: reply.requestId,
+    attempts,
+    cost,
+    costAtLeast,
+    timings
+  }
+}
 
 const text = (reply: Reply): string => {
   let joined = ""

@@ -11,19 +11,25 @@ import type { Timings } from "../../LLMService.ts"
 import type { Attempt, Call, Spent } from "./call.ts"
 import * as Completions from "./completion.ts"
 
-const line = (call: Call, attempt: Attempt): Omit<Errors.Attempt, "outcome" | "maybeBilled"> => ({
-  target: attempt.member.target.id,
-  provider: attempt.member.target.provider,
-  model: attempt.member.target.model,
-  chosen: attempt.chosen,
-  ...(call.strategy === "ordered" || attempt.chosen === "retry" || attempt.chosen === "earliest"
-    ? undefined
-    : { strategy: call.strategy }),
-  startedMs: attempt.startedAt - call.startedAt,
-  waitedMs: attempt.waitedMs,
-  durationMs: call.clock.currentTimeMillisUnsafe() - attempt.startedAt,
-  skipped: attempt.skipped
-})
+type Entry = { -readonly [Field in keyof Errors.Attempt]: Errors.Attempt[Field] }
+
+const line = (call: Call, attempt: Attempt, outcome: Errors.Attempt["outcome"], maybeBilled: boolean): Entry => {
+  const { member: { target }, chosen } = attempt
+  const entry: Entry = {
+    target: target.id,
+    provider: target.provider,
+    model: target.model,
+    chosen,
+    startedMs: attempt.startedAt - call.startedAt,
+    waitedMs: attempt.waitedMs,
+    durationMs: call.clock.currentTimeMillisUnsafe() - attempt.startedAt,
+    outcome,
+    maybeBilled,
+    skipped: attempt.skipped
+  }
+  if (call.strategy !== "ordered" && chosen !== "retry" && chosen !== "earliest") entry.strategy = call.strategy
+  return entry
+}
 
 // The answer is the last line, whatever was cancelled in its favour.
 const add = (call: Call, entry: Errors.Attempt): Effect.Effect<void> => {
@@ -40,31 +46,26 @@ const add = (call: Call, entry: Errors.Attempt): Effect.Effect<void> => {
 }
 
 export const success = (call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> => {
+  const entry = line(call, attempt, "success", true)
   const cost = Completions.cost(attempt.member.target, spent)
-  return add(call, {
-    ...line(call, attempt),
-    outcome: "success",
-    maybeBilled: true,
-    ...(cost === undefined ? undefined : { cost })
-  })
+  if (cost !== undefined) entry.cost = cost
+  return add(call, entry)
 }
 
-export const failure = (call: Call, attempt: Attempt, error: Errors.LLMError): Effect.Effect<void> =>
-  add(call, {
-    ...line(call, attempt),
-    outcome: "failure",
-    errorClass: error.errorClass,
-    reason: error.reason,
-    scope: error.scope,
-    maybeBilled: error.maybeBilled,
-    ...(error.status === undefined ? undefined : { status: error.status }),
-    ...(error.requestId === undefined ? undefined : { requestId: error.requestId }),
-    ...(error.retryAfter === undefined ? undefined : { retryAfterMs: Duration.toMillis(error.retryAfter) })
-  })
+export const failure = (call: Call, attempt: Attempt, error: Errors.LLMError): Effect.Effect<void> => {
+  const entry = line(call, attempt, "failure", error.maybeBilled)
+  entry.errorClass = error.errorClass
+  entry.reason = error.reason
+  entry.scope = error.scope
+  if (error.status !== undefined) entry.status = error.status
+  if (error.requestId !== undefined) entry.requestId = error.requestId
+  if (error.retryAfter !== undefined) entry.retryAfterMs = Duration.toMillis(error.retryAfter)
+  return add(call, entry)
+}
 
 /** What was sent may have been executed, whoever hung up. */
 export const interrupted = (call: Call, attempt: Attempt): Effect.Effect<void> =>
-  add(call, { ...line(call, attempt), outcome: "interrupted", maybeBilled: true })
+  add(call, line(call, attempt, "interrupted", true))
 
 export const timings = (call: Call, attempt: Attempt): Timings => {
   const now = call.clock.currentTimeMillisUnsafe()

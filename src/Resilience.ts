@@ -75,7 +75,8 @@ export interface Options extends Router.Options, MemoryOptions {
    */
   readonly throttle?: ClientThrottle.Options | undefined
   /**
-   * Whether a request that takes longer than most is joined by a second one at another target, and by which rule.
+   * Whether a request that takes longer than most is joined by a second one at another target, and by which rule. It is
+   * charged to the retry budget of that target as well.
    *
    * @default no requests are hedged
    */

@@ -104,21 +104,20 @@ describe("race", () => {
       assert.deepStrictEqual(ended, [0, 1])
     }))
 
-  it.effect("an interruption ends after whatever turn it comes, and however many turns the attempts wind up for", () =>
+  it.effect("an interruption ends, whatever the turn in which it comes and those in which the attempts end", () =>
     Effect.gen(function*() {
-      const attempt = (turns: number) =>
-        Effect.onInterrupt(Effect.never, () => Effect.repeat(Effect.yieldNow, { times: turns }))
-      for (let turns = 0; turns < 30; turns++) {
-        for (let winding = 0; winding < 10; winding++) {
+      for (let operations = 2; operations < 12; operations++) {
+        for (let turns = 0; turns < 40; turns++) {
           const { counts, count } = fibers()
-          const race = Hedging.race((index) => attempt(index * winding), { delay: 0 })
+          const attempt = Effect.onInterrupt(Effect.never, () => Effect.yieldNow)
+          const race = Hedging.race(() => attempt, { delay: 0 })
           const fiber = yield* Effect.forkChild(
-            Effect.provideService(count(race), References.MaxOpsBeforeYield, 3)
+            Effect.provideService(count(race), References.MaxOpsBeforeYield, operations)
           )
           for (let turn = 0; turn < turns; turn++) yield* Effect.yieldNow
           yield* Effect.forkChild(Fiber.interrupt(fiber))
-          for (let turn = 0; turn < 1000; turn++) yield* Effect.yieldNow
-          assert.isDefined(fiber.pollUnsafe(), `interrupted after ${turns}, winding up for ${winding}`)
+          for (let turn = 0; turn < 100; turn++) yield* Effect.yieldNow
+          assert.isDefined(fiber.pollUnsafe(), `${operations} operations a turn, interrupted after ${turns}`)
           assert.strictEqual(counts.alive, 0)
         }
       }

@@ -23,6 +23,8 @@ describe("bench", () => {
         "3 hedge after 60 s of an effect that succeeds a moment later",
         "3 hedge after 60 s of an effect that succeeds at once",
         "3 hedging: what is asked and told for a request",
+        "3 whole call that might be hedged, answered at once",
+        "3 whole call that might be hedged, answered by a promise",
         "2 classifier: fromHttp",
         "5 health of 27 targets",
         "2 cooldown of 27 targets: latest",

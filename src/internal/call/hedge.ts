@@ -111,26 +111,34 @@ const hedgeOf = (
   hedging: Hedging.Hedging["Service"],
   key: string,
   running: ReadonlyArray<number>
+): Effect.Effect<Chosen | undefined> =>
+  call.state.attempts + running.length >= call.setup.maxAttempts
+    ? Effect.undefined
+    : Effect.flatMap(
+      Effect.withFiber((fiber) => blocked(fiber, call)),
+      (cooling) => besideOneOf(call, hedging, key, running, cooling)
+    )
+
+const besideOneOf = (
+  call: Call,
+  hedging: Hedging.Hedging["Service"],
+  key: string,
+  others: ReadonlyArray<number>,
+  cooling: Decisions.Cooling
 ): Effect.Effect<Chosen | undefined> => {
   const { candidates, circuits, health, limiter } = call.engine
   const { maxUtilisation, minHealth } = hedging.policy
-  if (call.state.attempts + running.length >= call.setup.maxAttempts) return Effect.undefined
-  return Effect.flatMap(Effect.withFiber((fiber) => blocked(fiber, call)), (cooling) => {
-    const now = call.clock.currentTimeMillisUnsafe()
-    const chosen = Decisions.beside(call.setup, call.state, running, cooling, now)
-    const member = chosen === undefined ? undefined : candidates[chosen.index]
-    if (chosen === undefined || member === undefined || call.overruled.includes(chosen.index)) return Effect.undefined
-    const signs = Effect.all([
-      health.score(member.health[0] ?? ""),
-      circuits.state(member.circuit),
-      limiter.headrooms([member.limits])
-    ])
-    return Effect.flatMap(
-      signs,
-      ([score, circuit, [headroom = 1]]) =>
-        score < minHealth || circuit.status === "half-open" || 1 - headroom > maxUtilisation
-          ? Effect.undefined
-          : Effect.map(withdraw(call, hedging, key, member), (granted) => granted ? chosen : undefined)
-    )
-  })
+  const chosen = Decisions.beside(call.setup, call.state, others, cooling, call.clock.currentTimeMillisUnsafe())
+  const member = chosen === undefined ? undefined : candidates[chosen.index]
+  if (chosen === undefined || member === undefined) return Effect.undefined
+  const signs = Effect.all([
+    health.score(member.health[0] ?? ""),
+    circuits.state(member.circuit),
+    limiter.headrooms([member.limits])
+  ])
+  return Effect.flatMap(signs, ([score, circuit, [headroom = 1]]) =>
+    // Who is ill, on probation or nearly at a limit is not sent what may be in vain; somebody else may do.
+    score < minHealth || circuit.status === "half-open" || 1 - headroom > maxUtilisation
+      ? besideOneOf(call, hedging, key, [...others, chosen.index], cooling)
+      : Effect.map(withdraw(call, hedging, key, member), (granted) => granted ? chosen : undefined))
 }

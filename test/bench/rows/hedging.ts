@@ -1,5 +1,6 @@
-import { Hedging } from "breakwater"
-import { Effect } from "effect"
+import { Hedging, LLMService, Provider, Resilience, Router, Target } from "breakwater"
+import { Context, Effect, Layer, type Scope, Stream } from "effect"
+import { Response } from "effect/ai"
 import type * as Harness from "../harness.ts"
 import * as Subjects from "../subject.ts"
 
@@ -45,8 +46,62 @@ const service = Effect.map(
   }
 )
 
+const reply: Provider.Reply = {
+  content: [Response.makePart("text", { text: "Hello from the bench" })],
+  usage: new Response.Usage({
+    inputTokens: { uncached: 10, total: 10, cacheRead: undefined, cacheWrite: undefined },
+    outputTokens: { total: 5, text: 5, reasoning: undefined }
+  }),
+  finishReason: "stop",
+  model: "model-0",
+  requestId: "request-1"
+}
+
+const targets = ["model-0", "model-1"].map((model) => Target.make({ provider: "bench", model }))
+
+const router = (
+  answer: Effect.Effect<Provider.Reply>,
+  hedging: Layer.Layer<never> | Layer.Layer<Hedging.Hedging>
+): Effect.Effect<LLMService.LLMService["Service"], never, Scope.Scope> => {
+  const adapter: Provider.Adapter = { complete: () => answer, stream: () => Stream.empty }
+  const layer = Router.layer({ targets }).pipe(
+    Layer.provide([
+      Layer.succeed(Provider.Provider, Provider.Provider.of({ adapter: () => adapter, names: ["bench"] })),
+      Resilience.layerMemory(),
+      hedging
+    ])
+  )
+  return Effect.map(Layer.build(layer), Context.get(LLMService.LLMService))
+}
+
+/** What it costs a call that it might be hedged: that its time is taken, and that a delay runs beside it. */
+const calls = (
+  name: string,
+  answer: Effect.Effect<Provider.Reply>
+): Effect.Effect<Harness.Group, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const request: LLMService.CompletionRequest = { prompt: "Say hello to the bench", maxTokens: 100 }
+    const off = yield* router(answer, Layer.empty)
+    const watching = yield* router(answer, Hedging.layerMemory({ maxHedges: 0 }))
+    const on = yield* router(answer, Hedging.layerMemory({ delay: "60 seconds" }))
+    const over = "hedging off"
+    return {
+      name,
+      note: "two targets, no limits",
+      subjects: [
+        Subjects.fromEffect(over, () => off.complete(request)),
+        Subjects.fromEffect("hedging on, none allowed: its times are taken", () => watching.complete(request), {
+          over
+        }),
+        Subjects.fromEffect("hedging on, none sent: its delay runs beside it", () => on.complete(request), { over })
+      ]
+    }
+  })
+
 export const groups = [
   around("hedge after 60 s of an effect that succeeds a moment later", asynchronous),
   around("hedge after 60 s of an effect that succeeds at once", Effect.succeed(1)),
-  service
+  service,
+  calls("whole call that might be hedged, answered at once", Effect.succeed(reply)),
+  calls("whole call that might be hedged, answered by a promise", Effect.promise(() => Promise.resolve(reply)))
 ]

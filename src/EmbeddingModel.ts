@@ -54,9 +54,12 @@ import * as EmbeddingModel from "effect/ai/EmbeddingModel"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
+import type * as Scope from "effect/Scope"
+import { build, type Providing } from "./internal/ai/build.ts"
 import * as Errors from "./internal/ai/error.ts"
 import { CallOptions } from "./LanguageModel.ts"
 import type { LLMError } from "./LLMError.ts"
+import type { Usage as Used } from "./RateLimiter.ts"
 import * as Router from "./Router.ts"
 import type { Target } from "./Target.ts"
 import { fromCharacters } from "./Usage.ts"
@@ -78,9 +81,9 @@ export interface Candidate<out Model> {
  * @category options
  * @since 0.1.0
  */
-export interface Options<E, R> extends Omit<Router.Options, "targets" | "streamPolicy"> {
+export interface Options<out Models> extends Omit<Router.Options, "targets" | "streamPolicy"> {
   /** Where calls may go, in order of preference; a model is a Layer, such as a `Model` of a vendor package. */
-  readonly models: ReadonlyArray<Candidate<Layer.Layer<EmbeddingModel.EmbeddingModel, E, R>>>
+  readonly models: Models
 }
 
 /**
@@ -107,30 +110,31 @@ export const make = (
     }
     return EmbeddingModel.make({
       batchKey: (context) => Context.get(context, CallOptions),
-      embedMany: ({ inputs }) =>
-        Effect.gen(function*() {
-          const { affinity, deadline, idempotent, priority, tags, tenant } = yield* CallOptions
-          const { embeddings, usage } = yield* Effect.mapError(
-            router.execute((target) => embed(byTarget, target, inputs), {
-              affinity,
-              deadline,
-              idempotent,
-              priority,
-              tags,
-              tenant,
-              tokens: { input: inputs.reduce((sum, input) => sum + fromCharacters(input.length), 0), output: 0 },
-              usage: ({ usage }) =>
-                usage.inputTokens === undefined ? "unknown" : { input: usage.inputTokens, output: 0 }
-            }),
-            (error) => Errors.toAiError(error, "embedMany")
-          )
-          return {
-            results: embeddings.map(({ vector }) => Array.from(vector)),
-            usage: { inputTokens: usage.inputTokens }
-          }
-        })
+      embedMany: Effect.fnUntraced(function*({ inputs }) {
+        const { affinity, deadline, idempotent, priority, tags, tenant } = yield* CallOptions
+        const { embeddings, usage } = yield* Effect.mapError(
+          router.execute((target) => embed(byTarget, target, inputs), {
+            affinity,
+            deadline,
+            idempotent,
+            priority,
+            tags,
+            tenant,
+            tokens: { input: inputs.reduce((sum, input) => sum + fromCharacters(input.length), 0), output: 0 },
+            usage: tokensOf
+          }),
+          (error) => Errors.toAiError(error, "embedMany")
+        )
+        return {
+          results: embeddings.map(({ vector }) => Array.from(vector)),
+          usage: { inputTokens: usage.inputTokens }
+        }
+      })
     })
   })
+
+const tokensOf = ({ usage }: EmbeddingModel.EmbedManyResponse): Used =>
+  usage.inputTokens === undefined ? "unknown" : { input: usage.inputTokens, output: 0 }
 
 const embed = (
   models: ReadonlyMap<string, EmbeddingModel.EmbeddingModel>,
@@ -153,13 +157,20 @@ const embed = (
  * @category layers
  * @since 0.1.0
  */
-export const layer = <E = never, R = never>(
-  { models, ...options }: Options<E, R>
-): Layer.Layer<EmbeddingModel.EmbeddingModel, E, R | Router.State> => {
+export const layer = <Models extends ReadonlyArray<Candidate<Providing<EmbeddingModel.EmbeddingModel>>>>(
+  { models, ...options }: Options<Models>
+): Layer.Layer<
+  EmbeddingModel.EmbeddingModel,
+  Layer.Error<Models[number]["model"]>,
+  Exclude<Layer.Services<Models[number]["model"]>, Scope.Scope> | Router.State
+> => {
   const built = Effect.forEach(models, ({ model, target }) =>
     Effect.map(
-      Layer.build(model),
-      (context) => ({ target, model: Context.get(context, EmbeddingModel.EmbeddingModel) })
+      build<Models[number]["model"], EmbeddingModel.EmbeddingModel, EmbeddingModel.EmbeddingModel>(
+        EmbeddingModel.EmbeddingModel,
+        model
+      ),
+      (service) => ({ target, model: service })
     ))
   return Layer.effect(EmbeddingModel.EmbeddingModel, Effect.flatMap(built, make)).pipe(
     Layer.provide(Router.layerExecute({ ...options, targets: models.map(({ target }) => target) }))

@@ -54,6 +54,7 @@ import * as LanguageModel from "effect/ai/LanguageModel"
 import * as Prompt from "effect/ai/Prompt"
 import type * as Response from "effect/ai/Response"
 import { ResponseIdTracker } from "effect/ai/ResponseIdTracker"
+import * as Telemetry from "effect/ai/Telemetry"
 import type * as Tool from "effect/ai/Tool"
 import * as Toolkit from "effect/ai/Toolkit"
 import * as Context from "effect/Context"
@@ -67,7 +68,9 @@ import type * as Schema from "effect/Schema"
 import * as SchemaRepresentation from "effect/SchemaRepresentation"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import type * as Tracer from "effect/Tracer"
 import * as Classifier from "./Classifier.ts"
+import { build, type Providing } from "./internal/ai/build.ts"
 import * as Errors from "./internal/ai/error.ts"
 import * as Parts from "./internal/ai/parts.ts"
 import { portable } from "./internal/ai/schema.ts"
@@ -154,7 +157,7 @@ export interface AdapterOptions {
    * Services around each call, such as a vendor package's own configuration.
    *
    * `effect/ai` has no words for a request's `maxTokens`, `temperature`, `topP`, `stop` and `extra`, nor for a target's
-   * `parameters`: this is where they can be handed on. They are not sent otherwise.
+   * `parameters`: this is where they can be handed on. Only a model of `layer` knows the former by itself.
    */
   readonly context?: ((target: Target, request: CompletionRequest) => Context.Context<never>) | undefined
 }
@@ -188,25 +191,28 @@ export const make = (options: Options = {}): Effect.Effect<LanguageModel.Languag
 
     return LanguageModel.make({
       codecTransformer,
-      generateText: (asked) =>
-        Effect.gen(function*() {
-          const before = known(asked)
-          if (before !== undefined) return yield* before
-          const request = yield* requestOf(asked, yield* CallOptions)
-          const completion = yield* Effect.mapError(service.complete(request), failure(asked, "generateText"))
-          return Parts.ofCompletion(completion)
-        }),
-      streamText: (asked) =>
-        Stream.unwrap(Effect.gen(function*() {
-          const before = known(asked)
-          if (before !== undefined) return yield* before
-          const call = yield* CallOptions
-          const request = yield* requestOf(asked, call)
-          return service.stream(request).pipe(
-            Stream.mapArrayEffect((parts) => encoded(parts, call.streamPolicy === "restart")),
-            Stream.mapError(failure(asked, "streamText"))
-          )
-        }))
+      generateText: Effect.fnUntraced(function*(asked) {
+        const before = known(asked)
+        if (before !== undefined) return yield* before
+        const request = yield* requestOf(asked, yield* CallOptions)
+        const completion = yield* Effect.mapError(service.complete(request), failure(asked, "generateText"))
+        annotate(asked.span, request, completion)
+        return Parts.ofCompletion(completion)
+      }),
+      streamText: Effect.fnUntraced(function*(asked) {
+        const before = known(asked)
+        if (before !== undefined) return yield* before
+        const call = yield* CallOptions
+        const request = yield* requestOf(asked, call)
+        return service.stream(request).pipe(
+          Stream.mapArrayEffect((parts) => {
+            const last = parts[parts.length - 1]
+            if (last?.type === "finish") annotate(asked.span, request, Parts.outcomeOf(last))
+            return encoded(parts, call.streamPolicy === "restart")
+          }),
+          Stream.mapError(failure(asked, "streamText"))
+        )
+      }, Stream.unwrap)
     })
   })
 
@@ -226,6 +232,18 @@ export const layerWith = (options: Options): Layer.Layer<LanguageModel.LanguageM
  * @since 0.1.0
  */
 export const layer: Layer.Layer<LanguageModel.LanguageModel, never, LLMService> = layerWith({})
+
+/** Puts on the span of a call what the conventions for generative models have attributes for; no text of anybody. */
+const annotate = (span: Tracer.Span, request: CompletionRequest, outcome: Parts.Outcome): void => {
+  const { maxTokens, temperature, topP } = request
+  Telemetry.addGenAIAnnotations(span, {
+    operation: { name: "chat" },
+    provider: { name: outcome.provider },
+    request: { maxTokens, temperature, topP },
+    response: { id: outcome.requestId, model: outcome.model, finishReasons: [outcome.finishReason] },
+    usage: { inputTokens: outcome.usage.inputTokens.total, outputTokens: outcome.usage.outputTokens.total }
+  })
+}
 
 const makeRequestOf = (
   { codecTransformer, strict }: Options & { readonly codecTransformer: LanguageModel.CodecTransformer }
@@ -314,7 +332,7 @@ const encodePart = (part: StreamPart): Response.StreamPartEncoded =>
  * **Gotchas**
  *
  * Give the model a bare client: retries of its own would stack under ours. Parts of tools that a provider runs itself
- * are left out.
+ * are left out. A stream's limit on `connect` runs to the first part, whatever it is, as nothing tells of the headers.
  *
  * @category constructors
  * @since 0.1.0
@@ -324,8 +342,10 @@ export const fromLanguageModel = (
   options: AdapterOptions = {}
 ): Adapter => {
   const candidateFor = (target: Target): Candidate => candidateOf(typeof model === "function" ? model(target) : model)
-  const around = (target: Target, request: CompletionRequest): Context.Context<ResponseIdTracker> =>
-    options.context === undefined ? untracked : Context.merge(options.context(target, request), untracked)
+  const around = (target: Target, request: CompletionRequest): Context.Context<ResponseIdTracker> => {
+    const own = Context.add(untracked, CallOptions, inherited(request))
+    return options.context === undefined ? own : Context.merge(options.context(target, request), own)
+  }
 
   const complete: Adapter["complete"] = (target, request) =>
     Effect.suspend(() =>
@@ -365,14 +385,11 @@ export const fromLanguageModel = (
  * @category constructors
  * @since 0.1.0
  */
-export const fromLayer = <E, R>(
-  model: Layer.Layer<LanguageModel.LanguageModel, E, R>,
+export const fromLayer = <L extends Providing<LanguageModel.LanguageModel>>(
+  model: L,
   options?: AdapterOptions
-): Effect.Effect<Adapter, E, R | Scope.Scope> =>
-  Effect.map(
-    Layer.build(model),
-    (context) => fromLanguageModel(Context.get(context, LanguageModel.LanguageModel), options)
-  )
+): Effect.Effect<Adapter, Layer.Error<L>, Layer.Services<L> | Scope.Scope> =>
+  Effect.map(build(LanguageModel.LanguageModel, model), (service) => fromLanguageModel(service, options))
 
 /**
  * Provides a registry of adapters whose models are given as Layers, by `provider/model` or by provider.
@@ -424,10 +441,10 @@ export const fromLayer = <E, R>(
  * @category layers
  * @since 0.1.0
  */
-export const layerProvider = <E, R>(
-  models: Readonly<Record<string, Layer.Layer<LanguageModel.LanguageModel, E, R>>>,
+export const layerProvider = <L extends Providing<LanguageModel.LanguageModel>>(
+  models: Readonly<Record<string, L>>,
   options?: AdapterOptions
-): Layer.Layer<Provider, E, R> =>
+): Layer.Layer<Provider, Layer.Error<L>, Exclude<Layer.Services<L>, Scope.Scope>> =>
   Layer.effect(
     Provider,
     Effect.map(
@@ -540,6 +557,12 @@ const untracked = Context.make(ResponseIdTracker, {
   markParts: constVoid,
   prepareUnsafe: Option.none
 })
+
+/** What a model that is a service of ours is told; tags and stream policy are between the caller and its own router. */
+const inherited = (request: CompletionRequest): CallOptions => {
+  const { affinity, deadline, extra, idempotent, maxTokens, priority, stop, temperature, tenant, topP } = request
+  return { affinity, deadline, extra, idempotent, maxTokens, priority, stop, temperature, tenant, topP }
+}
 
 const asked = (request: Requests.Prepared): Asked => {
   const { prompt, responseFormat, toolChoice, tools = [] } = request
@@ -675,13 +698,13 @@ const received = (
 
     return taken.pipe(
       Stream.catch((error) => Stream.fromEffect(refused(target, error, contentSeen))),
-      Stream.flatMap((part) => {
+      Stream.filterMap((part) => {
         const own = part.type === "error" || (part.type === "finish" && part.reason === "error")
           ? undefined
           : receive(part)
-        if (own === undefined) return Stream.empty
+        if (own === undefined) return Result.failVoid
         contentSeen ||= isContentPart(own)
-        return Stream.succeed(own)
+        return Result.succeed(own)
       }),
       Stream.concat(ended)
     )

@@ -1,6 +1,6 @@
 import { assert, describe, it } from "@effect/vitest"
 import { EmbeddingModel, LanguageModel, LLMError, RateLimiter, Resilience, type Router, Target } from "breakwater"
-import { Cause, Duration, Effect, Exit, Fiber, Layer, Schema } from "effect"
+import { Cause, Context, Duration, Effect, Exit, Fiber, Layer, Schema } from "effect"
 import { AiError, EmbeddingModel as Ai, Model } from "effect/ai"
 import { TestClock } from "effect/testing"
 
@@ -139,6 +139,23 @@ describe("EmbeddingModel", () => {
       assert.isTrue(Schema.is(LLMError.AuthenticationError)(ours))
       assert.deepStrictEqual(ours.attempts.map(({ target }) => target), [a.id, b.id])
     }).pipe(Effect.provide(live(model(revoked).layer, model(revoked).layer))))
+
+  it.effect("models need services of their own", () =>
+    Effect.gen(function*() {
+      class First extends Context.Service<First, number>()("test/First") {}
+      class Second extends Context.Service<Second, number>()("test/Second") {}
+      const using = <R>(tokens: Effect.Effect<number, never, R>) =>
+        Layer.unwrap(Effect.map(tokens, (tokens) => model(tokens).layer))
+      const layer: Layer.Layer<Ai.EmbeddingModel, never, First | Second | Router.State> = EmbeddingModel.layer({
+        models: [{ target: a, model: using(First) }, { target: b, model: Model.make("azure", "embed", using(Second)) }]
+      })
+      const { usage } = yield* Effect.flatMap(Ai.EmbeddingModel, (embedding) => embedding.embedMany(["one"])).pipe(
+        Effect.provide(Layer.provide(layer, Resilience.layerMemory())),
+        Effect.provideService(First, 5),
+        Effect.provideService(Second, 6)
+      )
+      assert.strictEqual(usage.inputTokens, 5)
+    }))
 
   it.effect("a router has a model for each of its targets, or the layer dies", () =>
     Effect.gen(function*() {

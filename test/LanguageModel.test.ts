@@ -1,7 +1,20 @@
 import { assert, describe, it } from "@effect/vitest"
 import { LanguageModel, LLMError, LLMService, Provider, Resilience, Router, Target } from "breakwater"
 import * as TestProvider from "breakwater/testing/TestProvider"
-import { Context, DateTime, Duration, Effect, Exit, Fiber, Layer, Option, Redacted, Schema, Stream } from "effect"
+import {
+  Context,
+  DateTime,
+  Duration,
+  Effect,
+  Exit,
+  Fiber,
+  Layer,
+  Option,
+  Redacted,
+  Schema,
+  Stream,
+  Tracer
+} from "effect"
 import {
   AiError,
   Chat,
@@ -387,6 +400,34 @@ describe("LanguageModel", () => {
         assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(whole)))
         assert.deepStrictEqual((yield* provider.calls).map(({ outcome }) => outcome), ["interrupted", "interrupted"])
       }).pipe(Effect.provide(live({ "*": [TestProvider.stall(["one "])] }))))
+
+    it.effect("puts who answered on the span of the call, and no text", () =>
+      Effect.gen(function*() {
+        const spans: Array<Tracer.Span> = []
+        const tracer = Tracer.make({
+          span: (options) => {
+            const span = new Tracer.NativeSpan(options)
+            spans.push(span)
+            return span
+          }
+        })
+        yield* Ai.generateText({ prompt: "a secret" }).pipe(Effect.withTracer(tracer))
+        yield* Stream.runDrain(Ai.streamText({ prompt: "a secret" })).pipe(Effect.withTracer(tracer))
+        const calls = spans.filter(({ name }) => name.startsWith("LanguageModel."))
+        assert.deepStrictEqual(calls.map(({ name }) => name), [
+          "LanguageModel.generateText",
+          "LanguageModel.streamText"
+        ])
+        for (const { attributes } of calls) {
+          assert.strictEqual(attributes.get("gen_ai.provider.name"), "openai")
+          assert.strictEqual(attributes.get("gen_ai.usage.output_tokens"), 4)
+          assert.deepStrictEqual(attributes.get("gen_ai.response.finish_reasons"), ["stop"])
+          assert.notMatch(JSON.stringify(Array.from(attributes)), /secret|lighthouse/)
+        }
+      }).pipe(Effect.provide(live({
+        "groq/a": [revoked],
+        "openai/b": [TestProvider.reply("lighthouse", { usage: { input: 5, output: 4 } })]
+      }))))
 
     it.effect("sends the whole prompt, once, though responses are tracked", () =>
       Effect.gen(function*() {
@@ -918,6 +959,24 @@ describe("LanguageModel", () => {
         ])
       }))
 
+    it.effect("models of a registry need services of their own", () =>
+      Effect.gen(function*() {
+        class First extends Context.Service<First, string>()("test/First") {}
+        class Second extends Context.Service<Second, string>()("test/Second") {}
+        const saying = <R>(text: Effect.Effect<string, never, R>) =>
+          Layer.unwrap(Effect.map(text, (text) => model({ text: [{ type: "text", text }, finish] }).layer))
+        const providers: Layer.Layer<Provider.Provider, never, First | Second> = LanguageModel.layerProvider({
+          groq: saying(First),
+          openai: Model.make("openai", "b", saying(Second))
+        })
+        const registry = yield* Effect.provide(Provider.Provider, providers).pipe(
+          Effect.provideService(First, "one"),
+          Effect.provideService(Second, "two")
+        )
+        const reply = registry.adapter("openai")?.complete(b, { prompt: "hi" }) ?? Effect.die("none")
+        assert.deepStrictEqual((yield* reply).content.map((part) => part.type === "text" ? part.text : part), ["two"])
+      }))
+
     it.effect("a registry of models picks by target, then by provider", () =>
       Effect.gen(function*() {
         const named = (text: string) => model({ text: [{ type: "text", text }, finish] }).layer
@@ -957,7 +1016,7 @@ describe("LanguageModel", () => {
           Provider.Provider.of({ adapter: () => adapter, names: ["inner"] })
         )
         const outer = LanguageModel.layer.pipe(
-          Layer.provideMerge(Router.layer({ targets: [target("inner/all")] })),
+          Layer.provideMerge(Router.layer({ targets: [target("inner/all", { tags: { region: "eu" } })] })),
           Layer.provide([provider, Resilience.layerMemory()])
         )
         return Context.merge(context, yield* Layer.build(outer))
@@ -1004,6 +1063,22 @@ describe("LanguageModel", () => {
           "finish"
         ])
       }).pipe(Effect.provide(nested({ "groq/a": [revoked], "openai/b": [TestProvider.reply("one two")] }))))
+
+    it.effect("hands on what a model is told, and not what the outer router decides", () =>
+      Effect.gen(function*() {
+        const llm = yield* LLMService.LLMService
+        yield* llm.complete({
+          prompt: "hi",
+          maxTokens: 9,
+          tenant: "billing",
+          tags: { region: "eu" },
+          deadline: "10 seconds",
+          streamPolicy: "restart"
+        })
+        const [request] = yield* requests
+        assert.deepInclude(request, { maxTokens: 9, tenant: "billing", deadline: "10 seconds" })
+        assert.deepStrictEqual([request?.tags, request?.streamPolicy], [undefined, undefined])
+      }).pipe(Effect.provide(nested({ "*": [TestProvider.reply("ok")] }))))
 
     it.effect("an error keeps its class, reason, scope and wait, and is about the outer target", () =>
       Effect.gen(function*() {

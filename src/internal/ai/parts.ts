@@ -70,6 +70,34 @@ export const encode = (part: ProviderPart): Response.StreamPartEncoded => {
   }
 }
 
+/** What is told of an answer in the span of its call. */
+export interface Outcome extends Pick<Completion, "finishReason" | "requestId" | "usage"> {
+  readonly provider: string | undefined
+  readonly model: string | undefined
+}
+
+/** What a stream says of itself at its end. */
+export const outcomeOf = ({ metadata, reason, usage }: Response.FinishPart): Outcome => {
+  const target = known(metadata, "target")
+  return {
+    provider: target?.split("/", 1)[0],
+    model: known(metadata, "model"),
+    requestId: known(metadata, "requestId"),
+    finishReason: reason,
+    usage
+  }
+}
+
+/** A field that our own adapters and routers write into the metadata of a part. */
+const known = (metadata: Response.ProviderMetadata, field: string): string | undefined => {
+  const ours: unknown = metadata["breakwater"]
+  const value = isRecord(ours) ? ours[field] : undefined
+  return typeof value === "string" ? value : undefined
+}
+
+const isRecord = (value: unknown): value is Readonly<Record<string, unknown>> =>
+  typeof value === "object" && value !== null
+
 /** What says that all parts before it are void. */
 export const restart = ({ type: _, ...part }: RestartedPart): Response.StreamPartEncoded => ({
   type: "response-metadata",
@@ -87,13 +115,8 @@ export type Tools = Record<string, Tool.Any>
 export type Received = Response.StreamPart<Tools, "deferred"> | Response.Part<Tools, "deferred">
 
 /** The provider's id of an answer: of the request when it is a service of ours, otherwise of the response. */
-export const requestIdOf = ({ id, metadata }: Response.ResponseMetadataPart): string | undefined => {
-  const known = metadata["breakwater"]
-  const requestId = typeof known === "object" && known !== null && !Array.isArray(known) && "requestId" in known
-    ? known["requestId"]
-    : undefined
-  return typeof requestId === "string" ? requestId : id
-}
+export const requestIdOf = ({ id, metadata }: Response.ResponseMetadataPart): string | undefined =>
+  known(metadata, "requestId") ?? id
 
 /** The parts of a whole answer that are content of ours; what a provider did with tools of its own is not. */
 export const content = (parts: ReadonlyArray<Received>): ReadonlyArray<ContentPart> =>

@@ -57,12 +57,14 @@ import { ResponseIdTracker } from "effect/ai/ResponseIdTracker"
 import * as Telemetry from "effect/ai/Telemetry"
 import type * as Tool from "effect/ai/Tool"
 import * as Toolkit from "effect/ai/Toolkit"
+import * as Cause from "effect/Cause"
 import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import { constVoid } from "effect/Function"
 import * as JsonSchema from "effect/JsonSchema"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
+import * as Pull from "effect/Pull"
 import * as Result from "effect/Result"
 import type * as Schema from "effect/Schema"
 import * as SchemaRepresentation from "effect/SchemaRepresentation"
@@ -667,45 +669,59 @@ const observed = (
       return observe({ target, status: response.status, headers })
     })
 
+type Chunk<A> = readonly [A, ...Array<A>]
+
 /** The parts of a model's stream up to the one that ends it. */
 const received = (
   target: Target,
   parts: Stream.Stream<Response.StreamPart<Parts.Tools, "deferred">, AiError.AiError>
 ): Stream.Stream<ProviderPart, LLMError> =>
-  Stream.suspend(() => {
-    const receive = Parts.makeReceiver()
-    let contentSeen = false
-    let last: Response.FinishPart | Response.ErrorPart | undefined
+  Stream.transformPull(parts, (pull) =>
+    Effect.sync(() => {
+      const receive = Parts.makeReceiver()
+      let contentSeen = false
+      let last: Response.FinishPart | Response.ErrorPart | undefined
 
-    const ended: Stream.Stream<never, LLMError> = Stream.suspend(() => {
-      switch (last?.type) {
-        case undefined:
-          return Stream.fail(Classifier.streamTruncated(about(target)))
-        case "error":
-          return Stream.fromEffect(Errors.failed(target, Errors.ofPart(last), contentSeen))
-        case "finish":
-          return last.reason === "error"
-            ? Stream.fail(stopped(target))
-            : Stream.drain(Stream.fromEffect(observed(target, last.response)))
+      const take = (
+        chunk: Chunk<Response.StreamPart<Parts.Tools, "deferred">>
+      ): Pull.Pull<Chunk<ProviderPart>, LLMError> => {
+        const taken: Array<ProviderPart> = []
+        for (const part of chunk) {
+          if (part.type === "finish" || part.type === "error") last = part
+          const own = part.type === "error" || (part.type === "finish" && part.reason === "error")
+            ? undefined
+            : receive(part)
+          if (own !== undefined) {
+            contentSeen ||= isContentPart(own)
+            taken.push(own)
+          }
+          // What comes after the end of an answer belongs to nothing.
+          if (last !== undefined) break
+        }
+        const [first, ...rest] = taken
+        return first === undefined ? next : Effect.succeed([first, ...rest])
       }
-    })
 
-    const taken = Stream.takeUntil(parts, (part) => {
-      if (part.type !== "finish" && part.type !== "error") return false
-      last = part
-      return true
-    })
+      const ended = (end: Response.FinishPart | Response.ErrorPart): Pull.Pull<never, LLMError> =>
+        end.type === "error"
+          ? Errors.failed(target, Errors.ofPart(end), contentSeen)
+          : end.reason === "error"
+          ? Effect.fail(stopped(target))
+          : Effect.andThen(observed(target, end.response), Cause.done())
 
-    return taken.pipe(
-      Stream.catch((error) => Stream.fromEffect(refused(target, error, contentSeen))),
-      Stream.filterMap((part) => {
-        const own = part.type === "error" || (part.type === "finish" && part.reason === "error")
-          ? undefined
-          : receive(part)
-        if (own === undefined) return Result.failVoid
-        contentSeen ||= isContentPart(own)
-        return Result.succeed(own)
-      }),
-      Stream.concat(ended)
-    )
-  })
+      const next: Pull.Pull<Chunk<ProviderPart>, LLMError> = Effect.suspend(() =>
+        last === undefined
+          ? Pull.matchEffect(pull, {
+            onSuccess: take,
+            onFailure: (cause) => {
+              const error = Cause.findError(cause)
+              return Result.isSuccess(error)
+                ? refused(target, error.success, contentSeen)
+                : Effect.failCause(error.failure)
+            },
+            onDone: () => Effect.fail(Classifier.streamTruncated(about(target)))
+          })
+          : ended(last)
+      )
+      return next
+    }))

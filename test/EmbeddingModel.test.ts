@@ -1,5 +1,14 @@
 import { assert, describe, it } from "@effect/vitest"
-import { EmbeddingModel, LanguageModel, LLMError, RateLimiter, Resilience, type Router, Target } from "breakwater"
+import {
+  Cooldown,
+  EmbeddingModel,
+  LanguageModel,
+  LLMError,
+  RateLimiter,
+  Resilience,
+  type Router,
+  Target
+} from "breakwater"
 import { Cause, Context, Duration, Effect, Exit, Fiber, Layer, Schema } from "effect"
 import { AiError, EmbeddingModel as Ai, Model } from "effect/ai"
 import { TestClock } from "effect/testing"
@@ -139,6 +148,23 @@ describe("EmbeddingModel", () => {
       assert.isTrue(Schema.is(LLMError.AuthenticationError)(ours))
       assert.deepStrictEqual(ours.attempts.map(({ target }) => target), [a.id, b.id])
     }).pipe(Effect.provide(live(model(revoked).layer, model(revoked).layer))))
+
+  it.effect("an interrupted call is interrupted at the target, and is nobody's failure", () => {
+    let interrupted = 0
+    const hanging = Layer.effect(
+      Ai.EmbeddingModel,
+      Ai.make({ embedMany: () => Effect.onInterrupt(Effect.never, () => Effect.sync(() => void interrupted++)) })
+    )
+    return Effect.gen(function*() {
+      const embedding = yield* Ai.EmbeddingModel
+      const fiber = yield* Effect.forkChild(embedding.embedMany(["one"]))
+      yield* TestClock.adjust("1 second")
+      yield* Fiber.interrupt(fiber)
+      assert.strictEqual(interrupted, 1)
+      assert.isTrue(Exit.hasInterrupts(yield* Fiber.await(fiber)))
+      assert.deepStrictEqual(yield* Effect.flatMap(Cooldown.Cooldown, (cooldown) => cooldown.active), [])
+    }).pipe(Effect.provide(live(hanging, model(1).layer)))
+  })
 
   it.effect("models need services of their own", () =>
     Effect.gen(function*() {

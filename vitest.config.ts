@@ -9,7 +9,7 @@ export default defineConfig({
   test: {
     reporters: ["default", "./test/support/CountReporter.ts"],
     projects: [
-      { extends: true, test: { name: "unit", include: ["test/**/*.test.ts"] } },
+      { extends: true, test: { name: "unit", include: ["test/**/*.test.ts"], isolate: false } },
       { extends: true, test: { name: "docs", include: [".doctest/*.test.ts"], isolate: false } }
     ]
   }

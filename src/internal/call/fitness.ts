@@ -54,8 +54,9 @@ export const ofRequest = (
       : undefined
   })
   if (fitness.fitting === 0) return Effect.fail(unable(engine, request))
-  const surely = 2 * Requests.size(request.prompt) + (request.maxTokens ?? 0)
-  return surely <= engine.smallestWindow ? Exit.succeed(fitness) : withinWindows(engine, request, fitness)
+  const isShort = engine.smallestWindow === Infinity ||
+    2 * Requests.size(request.prompt) + (request.maxTokens ?? 0) <= engine.smallestWindow
+  return isShort ? Exit.succeed(fitness) : withinWindows(engine, request, fitness)
 }
 
 const none: ReadonlyArray<string> = []

@@ -3,7 +3,7 @@
  *
  * @internal
  */
-import * as Arr from "effect/Array"
+import type * as Arr from "effect/Array"
 import * as Duration from "effect/Duration"
 import type * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"

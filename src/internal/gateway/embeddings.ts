@@ -5,7 +5,7 @@
  */
 import type * as Effect from "effect/Effect"
 import type * as HttpClient from "effect/http/HttpClient"
-import * as Result from "effect/Result"
+import type * as Result from "effect/Result"
 import type { LLMError } from "../../LLMError.ts"
 import * as AzureOpenAi from "../../providers/AzureOpenAi.ts"
 import type { Usage } from "../../RateLimiter.ts"

@@ -16,17 +16,20 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Runtime from "effect/Runtime"
 import * as NodeProcess from "node:process"
+import * as CheckConfig from "./internal/cli/checkConfig.ts"
 import * as Classify from "./internal/cli/classify.ts"
 import * as Demo from "./internal/cli/demo.ts"
+import * as Gateway from "./internal/cli/gateway.ts"
 
 const breakwater = Command.make("breakwater").pipe(
   Command.withDescription("Resilience for calls to language models"),
-  Command.withSubcommands([Demo.command, Classify.command])
+  Command.withSubcommands([Demo.command, Gateway.command, CheckConfig.command, Classify.command])
 )
 
 // Wrong arguments are wrong input: 2, like a wrong line.
 const teardown: Runtime.Teardown = (exit, onExit) => {
   if (Exit.isFailure(exit)) {
+    if (Gateway.isServing() && Cause.hasInterruptsOnly(exit.cause)) return onExit(0)
     const error: unknown = Cause.squash(exit.cause)
     if (typeof error === "object" && error !== null && "_tag" in error && error._tag === "ShowHelp") {
       return onExit(Runtime.getErrorExitCode(error) === 0 ? 0 : 2)

@@ -204,7 +204,8 @@ export type StreamPart = ProviderPart | RestartedPart
  *
  * **Details**
  *
- * A `response-metadata` part comes first, as soon as the provider's response headers are there. A `finish` part comes
+ * A `response-metadata` part comes first, as soon as the provider's response headers are there; a router's
+ * `metadata.breakwater` on it names the target, the number of attempts so far and what they waited. A `finish` part comes
  * last; its `metadata.breakwater` holds the target, the attempts and the cost, like a `Completion` does.
  *
  * @category models

@@ -117,6 +117,13 @@ export class Router extends Context.Service<Router, {
  * @since 0.1.0
  */
 export interface Options {
+  /**
+   * Name of the router, where several share the services that keep state: limits of `limits.all` and `limits.tenants`
+   * are then its own.
+   *
+   * @default all routers without a name share these limits
+   */
+  readonly name?: string | undefined
   /** Where calls may go, in order of preference within equal `order`. */
   readonly targets: ReadonlyArray<Targets.Target>
   /**

@@ -282,7 +282,11 @@ const userContent = (
 
 const filePart = (part: Prompt.FilePart, problems: Array<string>): unknown => {
   const source = Wire.fileSource(part)
-  if (part.mediaType.startsWith("image/")) return { type: "image_url", image_url: { url: Wire.fileUrl(source) } }
+  if (part.mediaType.startsWith("image/")) {
+    const detail = Json.text(Json.field(part.options["openai"], "imageDetail"))
+    const image = { url: Wire.fileUrl(source), ...(detail === undefined ? {} : { detail }) }
+    return { type: "image_url", image_url: image }
+  }
   if (source._tag === "Base64") {
     switch (part.mediaType) {
       case "application/pdf":

@@ -77,6 +77,29 @@ const text = (reply: Reply): string => {
   return joined
 }
 
+/** The decision record as far as it goes when content begins, as the `breakwater` metadata of the part that comes first. */
+export const annotateStart = (
+  part: Response.ResponseMetadataPart,
+  target: Target,
+  attempts: ReadonlyArray<Attempt>,
+  waitedMs: number
+): Response.ResponseMetadataPart => {
+  const known = part.metadata["breakwater"]
+  return {
+    ...part,
+    metadata: {
+      ...part.metadata,
+      breakwater: {
+        ...(typeof known === "object" && known !== null && !Array.isArray(known) ? known : undefined),
+        target: target.id,
+        // The attempt that answers is not over, so it is in no record yet.
+        attempts: attempts.length + 1,
+        waitedMs
+      }
+    }
+  }
+}
+
 /** The decision record as the `breakwater` metadata of a stream's finish part. */
 export const annotateFinish = (
   part: Response.FinishPart,

@@ -47,7 +47,7 @@ export const make = (
     target,
     adapter: adapterOf(target),
     scopeKeys: Targets.scopeKeys(target),
-    limits: limitScopes(target, options.limits ?? {}),
+    limits: limitScopes(target, options.limits ?? {}, options.name),
     retry: typeof options.retry === "function" ? options.retry(target) : options.retry ?? Retry.standard,
     circuit: `target:${target.id}`,
     health: healthKeys(target),
@@ -111,7 +111,7 @@ export const check = (options: Options): Checked => {
     tenants: new Map(
       Object.entries(options.limits?.tenants ?? {}).map((
         [tenant, limits]
-      ) => [tenant, { key: `tenant:${tenant}`, limits }])
+      ) => [tenant, { key: named(`tenant:${tenant}`, options.name), limits }])
     )
   }
 }
@@ -149,7 +149,11 @@ const limitsOf = (options: TimeoutOptions): Engine["limits"] => {
 }
 
 /** The limits an attempt at a target counts in, by the scope keys under which failures are known as well. */
-const limitScopes = (target: Targets.Target, shared: SharedLimits): ReadonlyArray<LimitScope> => {
+const limitScopes = (
+  target: Targets.Target,
+  shared: SharedLimits,
+  name: string | undefined
+): ReadonlyArray<LimitScope> => {
   const scopes: Array<LimitScope> = []
   const add = (key: string | undefined, limits: Limits | undefined): void => {
     if (key !== undefined && limits !== undefined) scopes.push({ key, limits })
@@ -158,9 +162,12 @@ const limitScopes = (target: Targets.Target, shared: SharedLimits): ReadonlyArra
   if (target.key !== undefined) add(Targets.scopeKey(target, "key"), shared.keys?.[target.key.id])
   if (target.group !== undefined) add(Targets.scopeKey(target, "group"), shared.groups?.[target.group])
   add(Targets.scopeKey(target, "provider"), shared.providers?.[target.provider])
-  add("all", shared.all)
+  add(named("all", name), shared.all)
   return scopes
 }
+
+/** Routers over one limiter share what providers count; what only a router counts is its own when it has a name. */
+const named = (key: string, name: string | undefined): string => name === undefined ? key : `${key}#${name}`
 
 /** Health is known of a target, of its model, of its key and of its provider. */
 const healthKeys = (target: Targets.Target): ReadonlyArray<string> =>

@@ -169,9 +169,13 @@ export const handOver = (
 
   const pull: Opened["rest"] = Effect.suspend(() => {
     if (first === undefined) return rest
-    const parts = first
+    const [head, ...tail] = first
     first = undefined
-    return handed(parts)
+    return handed(
+      head.type === "response-metadata"
+        ? [Completions.annotateStart(head, target, call.attempts, call.waitedMs), ...tail]
+        : [head, ...tail]
+    )
   })
 
   return Stream.catch(

@@ -16,12 +16,14 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Runtime from "effect/Runtime"
 import * as NodeProcess from "node:process"
+import * as CheckConfig from "./internal/cli/checkConfig.ts"
 import * as Classify from "./internal/cli/classify.ts"
 import * as Demo from "./internal/cli/demo.ts"
+import * as Gateway from "./internal/cli/gateway.ts"
 
 const breakwater = Command.make("breakwater").pipe(
   Command.withDescription("Resilience for calls to language models"),
-  Command.withSubcommands([Demo.command, Classify.command])
+  Command.withSubcommands([Demo.command, Gateway.command, CheckConfig.command, Classify.command])
 )
 
 // Wrong arguments are wrong input: 2, like a wrong line.

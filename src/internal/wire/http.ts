@@ -46,11 +46,7 @@ export interface Format<S> {
 
 /** Builds the adapter of a wire format over an HTTP client. */
 export const adapter = <S>(client: HttpClient.HttpClient, format: Format<S>): Adapter => {
-  // Bound to the scope, an exchange lets go of its socket also when nobody ever reads its body.
-  const scoped = HttpClient.transformResponse(
-    HttpClient.withScope(client),
-    Effect.provideService(HttpClient.TracerDisabledWhen, constTrue)
-  )
+  const scoped = bound(client)
   return {
     complete: (target, request) =>
       Effect.scoped(
@@ -67,6 +63,36 @@ export const adapter = <S>(client: HttpClient.HttpClient, format: Format<S>): Ad
       Stream.unwrap(Effect.map(open(scoped, format, target, request, true), (exchange) => parts(format, exchange)))
   }
 }
+
+/** Sends any request of a target and reads its reply as JSON, with the errors that a completion would have. */
+export const postJson = (
+  client: HttpClient.HttpClient,
+  format: Pick<Format<never>, "authorize" | "requestIds">,
+  target: Target,
+  wire: WireRequest,
+  isReply: (body: unknown) => boolean
+): Effect.Effect<unknown, LLMError.LLMError> =>
+  Effect.scoped(
+    Effect.flatMap(exchange(bound(client), format, target, wire, false), (exchange) =>
+      Effect.flatMap(exchange.text, (text) => {
+        const body = Json.parse(text)
+        if (isReply(body)) return Effect.succeed(body)
+        if ((Json.field(body, "error") ?? undefined) !== undefined) {
+          return fail(exchange, { _tag: "Reported", event: undefined, body: text }, false)
+        }
+        const failure = text.trim() === ""
+          ? Parts.unusable("the response has no body", "empty_response")
+          : Parts.unusable("the response is no reply", text.trim().startsWith("<") ? "html_error_page" : undefined)
+        return fail(exchange, failure, false)
+      }))
+  )
+
+// Bound to the scope, an exchange lets go of its socket also when nobody ever reads its body.
+const bound = (client: HttpClient.HttpClient): HttpClient.HttpClient.With<HttpClientError, Scope> =>
+  HttpClient.transformResponse(
+    HttpClient.withScope(client),
+    Effect.provideService(HttpClient.TracerDisabledWhen, constTrue)
+  )
 
 /** A response with status 2xx, and what an error about it has to say. */
 interface Exchange extends Caller {
@@ -89,8 +115,16 @@ const open = <S>(
   request: CompletionRequest,
   stream: boolean
 ): Effect.Effect<Exchange, LLMError.LLMError, Scope> =>
+  Effect.suspend(() => exchange(client, format, target, format.request(target, request, stream), stream))
+
+const exchange = (
+  client: HttpClient.HttpClient.With<HttpClientError, Scope>,
+  format: Pick<Format<never>, "authorize" | "requestIds">,
+  target: Target,
+  wire: WireRequest,
+  stream: boolean
+): Effect.Effect<Exchange, LLMError.LLMError, Scope> =>
   Effect.suspend(() => {
-    const wire = format.request(target, request, stream)
     const problem = wire.problems[0]
     if (problem !== undefined) return Effect.fail(rejected(target, problem, wire.url === "" ? "target" : "request"))
     const body = Result.try(() => JSON.stringify(wire.body))

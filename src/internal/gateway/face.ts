@@ -1,0 +1,43 @@
+/**
+ * What a face of the gateway has to know: how requests become ours, and answers become the vendor's.
+ *
+ * @internal
+ */
+import type * as Result from "effect/Result"
+import type { Completion, CompletionRequest, StreamPart } from "../../LLMService.ts"
+import type { Refusal } from "./refusal.ts"
+
+/** A request of a client. */
+export interface Asked {
+  readonly model: string
+  readonly stream: boolean
+  readonly request: CompletionRequest
+  /** Whether a stream ends with the usage. */
+  readonly includeUsage: boolean
+}
+
+/** What all that is said about one call has in common. */
+export interface Envelope {
+  readonly requestId: string
+  /** Seconds since the epoch. */
+  readonly created: number
+}
+
+/** Writes a stream, part by part. */
+export interface Writer {
+  /** The events of some parts. */
+  readonly parts: (parts: ReadonlyArray<StreamPart>) => string
+  /** The event that ends a stream without an answer. */
+  readonly failure: (refusal: Refusal) => string
+}
+
+export interface Face {
+  readonly name: "openai" | "anthropic"
+  readonly read: (body: unknown) => Result.Result<Asked, Refusal>
+  readonly whole: (envelope: Envelope, completion: Completion) => unknown
+  readonly writer: (envelope: Envelope, asked: Asked) => Writer
+  readonly refusal: (envelope: Pick<Envelope, "requestId">, refusal: Refusal) => unknown
+  readonly status: (refusal: Refusal) => number
+  /** The header under which clients of the vendor look for the id of a request. */
+  readonly requestIdHeader: string
+}

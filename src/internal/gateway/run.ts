@@ -1,0 +1,143 @@
+/**
+ * Runs a gateway from a file as a server of its own: listens, reloads, drains.
+ *
+ * @internal
+ */
+import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
+import * as Cause from "effect/Cause"
+import * as Data from "effect/Data"
+import * as Duration from "effect/Duration"
+import * as Effect from "effect/Effect"
+import * as FileSystem from "effect/FileSystem"
+import type * as HttpClient from "effect/http/HttpClient"
+import * as HttpRouter from "effect/http/HttpRouter"
+import type { ServeError } from "effect/http/HttpServerError"
+import * as Layer from "effect/Layer"
+import * as NetAddress from "effect/net/NetAddress"
+import * as Option from "effect/Option"
+import * as Queue from "effect/Queue"
+import * as Result from "effect/Result"
+import type * as Scope from "effect/Scope"
+import * as Stream from "effect/Stream"
+import * as Http from "node:http"
+import * as NodeProcess from "node:process"
+import * as Gateway from "../../server/Gateway.ts"
+import * as Json from "../wire/json.ts"
+
+export interface Options {
+  readonly file: string
+  readonly port: number
+  readonly host: string
+  /** How often the file is looked at. */
+  readonly pollEvery?: Duration.Input | undefined
+}
+
+export interface Running {
+  readonly gateway: Gateway.Gateway["Service"]
+  readonly url: string
+  readonly port: number
+}
+
+/** Error for a file that cannot be read, or is not JSON. */
+export class FileError extends Data.TaggedError("FileError")<{ readonly message: string }> {}
+
+/** Reads and checks a configuration file. */
+export const load = (
+  file: string
+): Effect.Effect<Gateway.Config, FileError | Gateway.ConfigError, FileSystem.FileSystem> =>
+  Effect.flatMap(FileSystem.FileSystem, (fs) =>
+    Effect.flatMap(
+      Effect.mapError(fs.readFileString(file), (error) =>
+        new FileError({ message: `cannot read ${file}: ${error.message}` })),
+      (text): Effect.Effect<Gateway.Config, FileError | Gateway.ConfigError> => {
+        const json = Result.try((): unknown =>
+          JSON.parse(text)
+        )
+        return Result.isFailure(json)
+          ? Effect.fail(
+            new FileError({ message: `${file} is not JSON: ${String(Json.field(json.failure, "message"))}` })
+          )
+          : Gateway.decode(json.success)
+      }
+    ))
+
+/** Starts a gateway that lives as long as its scope, and ends with a drain. */
+export const start = Effect.fnUntraced(function*(
+  options: Options
+): Effect.fn.Return<
+  Running,
+  FileError | Gateway.ConfigError | ServeError,
+  FileSystem.FileSystem | HttpClient.HttpClient | Scope.Scope
+> {
+  const config = yield* load(options.file)
+  const gateway = yield* Gateway.make(config)
+  // Bodies are bounded by the gateway itself, with an answer that says so.
+  const node = Http.createServer({ requestTimeout: 0, headersTimeout: 60_000, keepAliveTimeout: 75_000 })
+  const server = yield* NodeHttpServer.make(() => node, {
+    port: options.port,
+    host: options.host,
+    gracefulShutdownTimeout: Duration.millis(50)
+  })
+  // A connection that never says anything must not keep the process.
+  yield* Effect.addFinalizer(() => Effect.sync(() => node.closeAllConnections()))
+  const app = yield* HttpRouter.toHttpEffect(
+    Gateway.routes.pipe(Layer.provide(Layer.succeed(Gateway.Gateway, gateway)))
+  )
+  yield* server.serve(app)
+  yield* Effect.addFinalizer(() =>
+    Effect.andThen(Effect.logInfo("gateway: draining"), Effect.interruptible(gateway.drain))
+  )
+  yield* Effect.forkScoped(reloads(options, gateway))
+  const { address } = server
+  const port = address._tag === "UnixPathAddress" ? options.port : address.port
+  return { gateway, port, url: NetAddress.formatUrlUnsafe(address) }
+})
+
+/** Serves the file anew whenever it changes, or when the process is told to; a file that is wrong changes nothing. */
+const reloads = Effect.fnUntraced(function*(options: Options, gateway: Gateway.Gateway["Service"]) {
+  const fs = yield* FileSystem.FileSystem
+  const hangups = Stream.callback<"hangup">((queue) =>
+    Effect.acquireRelease(
+      Effect.sync(() => {
+        const listener = (): void => {
+          Queue.offerUnsafe(queue, "hangup")
+        }
+        NodeProcess.on("SIGHUP", listener)
+        return listener
+      }),
+      (listener) => Effect.sync(() => NodeProcess.off("SIGHUP", listener))
+    )
+  )
+  // Editors and orchestrators replace files in ways that watching misses, and looking costs nothing.
+  const stamp = Effect.map(
+    Effect.option(fs.stat(options.file)),
+    Option.match({
+      onNone: () => "",
+      onSome: ({ ino, mtime, size }) =>
+        JSON.stringify([Option.getOrUndefined(mtime), String(size), Option.getOrUndefined(ino)])
+    })
+  )
+  let known = yield* stamp
+  const changes = Stream.tick(options.pollEvery ?? "1 second").pipe(
+    Stream.mapEffect(() => stamp),
+    Stream.filter((next) => {
+      const changed = next !== "" && next !== known
+      if (changed) known = next
+      return changed
+    })
+  )
+  yield* Stream.merge(hangups, changes).pipe(
+    Stream.runForEach(() =>
+      load(options.file).pipe(
+        Effect.flatMap(gateway.reload),
+        Effect.andThen(Effect.logInfo(`gateway: serving the new ${options.file}`)),
+        Effect.catch((error) =>
+          Effect.logError(`gateway: keeping the configuration, the new ${options.file} is wrong:\n${error.message}`)
+        )
+      )
+    ),
+    Effect.catchCause((cause) =>
+      Cause.hasInterruptsOnly(cause) ? Effect.void : Effect.logError("gateway: reload", cause)
+    )
+  )
+})

@@ -1,0 +1,232 @@
+import { assert, describe, it } from "@effect/vitest"
+import * as ProviderServer from "breakwater/testing/ProviderServer"
+import { Effect } from "effect"
+import * as Harness from "./harness.ts"
+
+const { Fault } = ProviderServer
+const { ask, events, get } = Harness
+
+const hello = { model: "chat", messages: [{ role: "user", content: "Say tide" }] }
+const claude = { ...hello, max_tokens: 100 }
+const messages = { path: "/v1/messages", headers: { "anthropic-version": "2023-06-01" } }
+
+const weather = {
+  type: "function",
+  function: {
+    name: "weather",
+    description: "Looks at the sky",
+    parameters: { type: "object", properties: { city: { type: "string", enum: ["Kiel"] } }, required: ["city"] }
+  }
+}
+
+/** A gateway over one server of each format, the first one first. */
+const world = Effect.fnUntraced(function*(options: {
+  readonly order?: ReadonlyArray<"openai" | "anthropic">
+  readonly model?: object
+  readonly config?: object
+  readonly server?: Partial<ProviderServer.Options>
+} = {}) {
+  const openai = yield* ProviderServer.make({ format: "openai", ...options.server })
+  const anthropic = yield* ProviderServer.make({ format: "anthropic", ...options.server })
+  const targets = (options.order ?? ["openai"]).map((name) => name === "openai" ? "openai/one" : "anthropic/two")
+  const servers = Object.fromEntries(
+    (options.order ?? ["openai"]).map((name) => [name, name === "openai" ? openai : anthropic])
+  )
+  const served = yield* Harness.serve({
+    providers: Harness.providers(servers),
+    models: { chat: { ...Harness.quick, targets, ...options.model } },
+    ...options.config
+  })
+  return { ...served, openai, anthropic }
+})
+
+describe("the face of OpenAI", () => {
+  it.live("answers with the model and usage of the target that answered, and says which it was", () =>
+    Effect.gen(function*() {
+      const { openai, port } = yield* world({ order: ["openai", "anthropic"] })
+      const reply = yield* ask(port, hello)
+      assert.strictEqual(reply.status, 200)
+      const { choices, created, id, model, object, usage } = reply.json
+      assert.deepStrictEqual([object, model], ["chat.completion", "one"])
+      assert.match(id, /^chatcmpl-/)
+      assert.isAbove(created, 1_700_000_000)
+      assert.strictEqual(choices[0].message.content, "You said: Say tide")
+      assert.deepStrictEqual([choices[0].finish_reason, choices[0].message.role], ["stop", "assistant"])
+      assert.deepStrictEqual([usage.prompt_tokens, usage.completion_tokens, usage.total_tokens], [2, 5, 7])
+      assert.strictEqual(reply.headers["x-breakwater-target"], "openai/one@openai-1")
+      assert.strictEqual(reply.headers["x-breakwater-attempts"], "1")
+      assert.strictEqual(reply.headers["x-breakwater-waited-ms"], "0")
+      assert.strictEqual(reply.headers["x-breakwater-request-id"], reply.headers["x-request-id"])
+
+      yield* openai.outage(Fault.Status({ status: 500 }))
+      const second = yield* ask(port, hello)
+      assert.deepStrictEqual([second.status, second.json.model], [200, "two"])
+      assert.strictEqual(second.headers["x-breakwater-target"], "anthropic/two@anthropic-1")
+      assert.strictEqual(second.headers["x-breakwater-attempts"], "3")
+      assert.deepStrictEqual(second.json.usage.total_tokens, 7)
+    }).pipe(Effect.scoped))
+
+  it.live("streams chunks that end with [DONE], with the usage where it was asked for", () =>
+    Effect.gen(function*() {
+      for (const order of [["openai"], ["anthropic"]] as const) {
+        const { port } = yield* world({ order })
+        const reply = yield* ask(port, { ...hello, stream: true, stream_options: { include_usage: true } })
+        assert.strictEqual(reply.status, 200)
+        assert.match(reply.headers["content-type"] ?? "", /^text\/event-stream/)
+        assert.match(
+          String(reply.headers["x-breakwater-target"]),
+          order[0] === "openai" ? /^openai\/one/ : /^anthropic\/two/
+        )
+        const seen = Harness.openAiStream(reply.body)
+        assert.deepStrictEqual(
+          [seen.text, seen.reason, seen.done, seen.error],
+          ["You said: Say tide", "stop", true, undefined]
+        )
+        assert.strictEqual(seen.usage.total_tokens, 7)
+        assert.strictEqual(seen.model, order[0] === "openai" ? "one" : "two")
+        const chunks = events(reply.body)
+        assert.deepStrictEqual(chunks[0]?.data.choices[0].delta, { role: "assistant", content: "" })
+        assert.deepStrictEqual(chunks.at(-2)?.data.choices, [])
+        const plain = yield* ask(port, { ...hello, stream: true })
+        assert.notInclude(plain.body, "usage")
+      }
+    }).pipe(Effect.scoped))
+
+  it.live("hands tools, their calls and their results through, in both formats", () =>
+    Effect.gen(function*() {
+      for (const order of [["openai"], ["anthropic"]] as const) {
+        const built = yield* world({ order })
+        const { port } = built
+        const asked = { ...hello, tools: [weather], tool_choice: "required" }
+        const reply = yield* ask(port, asked)
+        const [call] = reply.json.choices[0].message.tool_calls
+        assert.strictEqual(reply.json.choices[0].finish_reason, "tool_calls")
+        assert.isNull(reply.json.choices[0].message.content)
+        assert.deepStrictEqual([call.type, call.function.name, JSON.parse(call.function.arguments)], [
+          "function",
+          "weather",
+          { city: "Kiel" }
+        ])
+        const streamed = events((yield* ask(port, { ...asked, stream: true })).body)
+        const deltas = streamed.flatMap((_) => _.data?.choices?.[0]?.delta.tool_calls ?? [])
+        assert.strictEqual(deltas[0].function.name, "weather")
+        assert.deepStrictEqual(JSON.parse(deltas.map((_) => _.function.arguments).join("")), { city: "Kiel" })
+
+        const next = yield* ask(port, {
+          ...hello,
+          tools: [weather],
+          messages: [
+            ...hello.messages,
+            { role: "assistant", content: null, tool_calls: [call] },
+            { role: "tool", tool_call_id: call.id, content: "rain" }
+          ]
+        })
+        assert.strictEqual(next.json.choices[0].message.content, "You said: rain")
+        const { log } = yield* built[order[0]].received
+        const body: Harness.Json = log.at(-1)
+        assert.isDefined(body)
+      }
+    }).pipe(Effect.scoped))
+})
+
+describe("the face of Anthropic", () => {
+  it.live("answers and streams in Anthropic's grammar, whichever format answered", () =>
+    Effect.gen(function*() {
+      for (const order of [["openai"], ["anthropic"]] as const) {
+        const { port } = yield* world({ order })
+        const reply = yield* ask(port, claude, messages)
+        const model = order[0] === "openai" ? "one" : "two"
+        assert.strictEqual(reply.status, 200)
+        const { content, role, stop_reason, type, usage } = reply.json
+        assert.deepStrictEqual([type, role, reply.json.model, stop_reason], ["message", "assistant", model, "end_turn"])
+        assert.deepStrictEqual(content, [{ type: "text", text: "You said: Say tide" }])
+        assert.deepStrictEqual([usage.input_tokens, usage.output_tokens], [2, 5])
+        assert.strictEqual(reply.headers["request-id"], reply.headers["x-breakwater-request-id"])
+
+        const streamed = Harness.anthropicStream((yield* ask(port, { ...claude, stream: true }, messages)).body)
+        assert.deepStrictEqual(
+          [streamed.text, streamed.reason, streamed.done, streamed.model],
+          ["You said: Say tide", "end_turn", true, model]
+        )
+        assert.deepStrictEqual([streamed.usage.input_tokens, streamed.usage.output_tokens], [2, 5])
+        assert.deepStrictEqual(
+          streamed.names.filter((name, index) => name !== streamed.names[index - 1]),
+          [
+            "message_start",
+            "content_block_start",
+            "content_block_delta",
+            "content_block_stop",
+            "message_delta",
+            "message_stop"
+          ]
+        )
+      }
+    }).pipe(Effect.scoped))
+
+  it.live("hands tools through, and keeps one block open at a time", () =>
+    Effect.gen(function*() {
+      for (const order of [["openai"], ["anthropic"]] as const) {
+        const { port } = yield* world({
+          order,
+          server: {
+            reply: (request) =>
+              request.messages.at(-1)?.text.includes("rain") === true ? "Take a coat" : {
+                text: "I look",
+                toolCalls: [{ name: "weather", arguments: { city: "Kiel" } }, { name: "weather", arguments: {} }]
+              }
+          }
+        })
+        const asked = {
+          ...claude,
+          tools: [{ name: "weather", input_schema: weather.function.parameters }],
+          tool_choice: { type: "any" }
+        }
+        const reply = yield* ask(port, asked, messages)
+        assert.deepStrictEqual(reply.json.content.map((_: Harness.Json) => _.type), ["text", "tool_use", "tool_use"])
+        assert.deepStrictEqual([reply.json.stop_reason, reply.json.content[1].input], ["tool_use", { city: "Kiel" }])
+
+        const all = events((yield* ask(port, { ...asked, stream: true }, messages)).body)
+        let open = -1
+        for (const { data, event } of all) {
+          if (event === "content_block_start") {
+            assert.strictEqual(open, -1)
+            open = data.index
+          } else if (event === "content_block_delta") assert.strictEqual(data.index, open)
+          else if (event === "content_block_stop") open = -1
+        }
+        const json = all.filter((_) => _.data.index === 1).map((_) => _.data.delta?.partial_json ?? "").join("")
+        assert.deepStrictEqual(JSON.parse(json), { city: "Kiel" })
+
+        const next = yield* ask(port, {
+          ...asked,
+          tool_choice: { type: "auto" },
+          messages: [
+            ...claude.messages,
+            { role: "assistant", content: reply.json.content },
+            {
+              role: "user",
+              content: reply.json.content.slice(1).map((call: Harness.Json) => ({
+                type: "tool_result",
+                tool_use_id: call.id,
+                content: "rain"
+              }))
+            }
+          ]
+        }, messages)
+        assert.strictEqual(next.json.content[0].text, "Take a coat")
+      }
+    }).pipe(Effect.scoped))
+})
+
+describe("models", () => {
+  it.live("are listed for both kinds of clients", () =>
+    Effect.gen(function*() {
+      const { port } = yield* world()
+      const list = yield* get(port, "/v1/models")
+      assert.deepStrictEqual(list.json.data.map((_: Harness.Json) => [_.id, _.object]), [["chat", "model"]])
+      assert.strictEqual((yield* get(port, "/v1/models/chat")).json.id, "chat")
+      const other = yield* get(port, "/v1/models", messages.headers)
+      assert.deepStrictEqual([other.json.data[0].type, other.json.has_more], ["model", false])
+      assert.strictEqual((yield* get(port, "/v1/models/other")).status, 404)
+    }).pipe(Effect.scoped))
+})

@@ -5,7 +5,7 @@
  * **Details**
  *
  * It speaks to Undici's dispatcher directly. `NodeHttpClient.layerUndici` goes through two `AbortController`s, a promise
- * and a Node stream for each request, and aborts every request at the end of its scope, answered or not: a third
+ * and a Node stream for each request, and aborts every request at the end of its scope, answered or not: a quarter
  * of what a call through the gateway costs.
  *
  * @internal

@@ -29,6 +29,7 @@ const breakwater = Command.make("breakwater").pipe(
 // Wrong arguments are wrong input: 2, like a wrong line.
 const teardown: Runtime.Teardown = (exit, onExit) => {
   if (Exit.isFailure(exit)) {
+    if (Gateway.isServing() && Cause.hasInterruptsOnly(exit.cause)) return onExit(0)
     const error: unknown = Cause.squash(exit.cause)
     if (typeof error === "object" && error !== null && "_tag" in error && error._tag === "ShowHelp") {
       return onExit(Runtime.getErrorExitCode(error) === 0 ? 0 : 2)

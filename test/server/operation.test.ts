@@ -312,8 +312,8 @@ describe("embeddings", () => {
           seen.push({ path: request.url, authorization: request.headers.authorization, body: JSON.parse(text) })
           response.setHeader("content-type", "application/json")
           if (failures-- > 0) {
-            response.statusCode = 429
-            return response.end(JSON.stringify({ error: { message: "slow down", code: "rate_limit_exceeded" } }))
+            response.statusCode = 404
+            return response.end(JSON.stringify({ error: { message: "gone", code: "model_not_found" } }))
           }
           return response.end(JSON.stringify({
             object: "list",

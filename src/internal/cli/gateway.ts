@@ -35,6 +35,11 @@ interface Options {
   readonly json: boolean
 }
 
+let serving = false
+
+/** Whether the process serves: it is stopped by a signal, and has then done what it was asked to do. */
+export const isServing = (): boolean => serving
+
 const run = Effect.fnUntraced(
   function*(options: Options) {
     const { gateway, port, url } = yield* Run.start({ file: options.config, port: options.port, host: options.host })
@@ -50,6 +55,7 @@ const run = Effect.fnUntraced(
           )
         )
       )
+    serving = true
     const { models } = yield* gateway.status
     const names = models.map((_) => _.name)
     yield* Console.log(

@@ -67,8 +67,7 @@ export const decode = (
   const problems: Array<Problem> = []
   const frame = decoded(File.Frame, substitute(json, environment, [], problems), [], problems)
   if (frame === undefined || problems.length > 0) return failed(problems)
-  const planner = new Planner(frame, problems)
-  const plan = planner.plan()
+  const plan = planOf(frame, problems)
   return problems.length > 0 ? failed(problems) : Result.succeed(plan)
 }
 
@@ -124,56 +123,48 @@ interface Made {
 type Path = ReadonlyArray<PropertyKey>
 
 /** Builds a plan; each problem is noted, and whatever it concerns is left out. */
-class Planner {
-  private readonly used = new Set<string>()
-  private readonly formats = new Map<string, File.Format>()
-  private readonly made = new Map<string, Made>()
-  private readonly targetsById = new Map<string, { readonly path: string; readonly target: Target.Target }>()
-  private readonly limitsByScope = new Map<string, { readonly path: string; readonly limits: string }>()
-  private readonly frame: File.Frame
-  private readonly problems: Array<Problem>
+const planOf = (frame: File.Frame, problems: Array<Problem>): Plan => {
+  const used = new Set<string>()
+  const formats = new Map<string, File.Format>()
+  const read = new Map<string, Made>()
+  const targetsById = new Map<string, { readonly path: string; readonly target: Target.Target }>()
+  const limitsByScope = new Map<string, { readonly path: string; readonly limits: string }>()
 
-  constructor(frame: File.Frame, problems: Array<Problem>) {
-    this.frame = frame
-    this.problems = problems
-  }
-
-  plan(): Plan {
-    const { frame } = this
+  const plan = (): Plan => {
     const names = Object.keys(frame.models)
-    if (names.length === 0) this.wrong(["models"], "must name at least one model")
-    for (const name of names) this.make(name)
+    if (names.length === 0) wrong(["models"], "must name at least one model")
+    for (const name of names) readModel(name)
     const models = new Map<string, Model>()
     for (const name of names) {
-      const model = this.model(name)
+      const model = completed(name)
       if (model !== undefined) models.set(name, model)
     }
     // What only a wrong model would have used is not also unused.
-    if (this.problems.length === 0) {
+    if (problems.length === 0) {
       for (const name of Object.keys(frame.providers ?? {})) {
-        if (!this.used.has(name)) this.wrong(["providers", name], "no model uses this provider")
+        if (!used.has(name)) wrong(["providers", name], "no model uses this provider")
       }
     }
-    return { settings: settingsOf(frame.server), access: this.access(), formats: this.formats, models }
+    return { settings: settingsOf(frame.server), access: accessKeys(), formats, models }
   }
 
-  private wrong(path: Path, message: string): void {
-    this.problems.push({ path: at(path), message })
+  const wrong = (path: Path, message: string): void => {
+    problems.push({ path: at(path), message })
   }
 
   /** Notes what a constructor throws as a problem. */
-  private attempt<A>(path: Path, make: () => A): A | undefined {
+  const attempt = <A>(path: Path, make: () => A): A | undefined => {
     const result = Result.try(make)
     if (Result.isSuccess(result)) return result.success
     const cause: unknown = result.failure
-    this.wrong(path, (cause instanceof Error ? cause.message : String(cause)).replace(/^[A-Z][\w.]*: /, ""))
+    wrong(path, (cause instanceof Error ? cause.message : String(cause)).replace(/^[A-Z][\w.]*: /, ""))
     return undefined
   }
 
-  private access(): ReadonlyArray<AccessKey> {
-    return (this.frame.access ?? []).map((key, index) => {
+  const accessKeys = (): ReadonlyArray<AccessKey> => {
+    return (frame.access ?? []).map((key, index) => {
       key.models?.forEach((name, place) => {
-        if (!Object.hasOwn(this.frame.models, name)) this.wrong(["access", index, "models", place], `no model ${name}`)
+        if (!Object.hasOwn(frame.models, name)) wrong(["access", index, "models", place], `no model ${name}`)
       })
       return {
         name: key.name,
@@ -188,28 +179,28 @@ class Planner {
   // providers and targets
   // -------------------------------------------------------------------------------------------------------------------
 
-  private provider(name: string, path: Path): File.Provider {
-    const { providers = {} } = this.frame
+  const providerOf = (name: string, path: Path): File.Provider => {
+    const { providers = {} } = frame
     const given = Object.hasOwn(providers, name) ? providers[name] ?? {} : {}
-    if (!this.used.has(name)) {
-      this.used.add(name)
-      this.formats.set(name, given.format ?? known(name) ?? "generic")
+    if (!used.has(name)) {
+      used.add(name)
+      formats.set(name, given.format ?? known(name) ?? "generic")
       if (given.key !== undefined && given.keys !== undefined) {
-        this.wrong(["providers", name, "key"], "stands beside keys: give one of the two")
+        wrong(["providers", name, "key"], "stands beside keys: give one of the two")
       }
-      const spoken = this.formats.get(name)
+      const spoken = formats.get(name)
       const needed = spoken !== "generic" && spoken !== "ollama"
-      if (needed && given.baseUrl === undefined && this.keys(name, given).length === 0) {
-        this.wrong(path, `provider ${name} has no key: give providers.${name}.key`)
+      if (needed && given.baseUrl === undefined && keysOf(name, given).length === 0) {
+        wrong(path, `provider ${name} has no key: give providers.${name}.key`)
       }
     }
     return given
   }
 
-  private keys(
+  const keysOf = (
     name: string,
     provider: File.Provider
-  ): ReadonlyArray<Target.Key & { readonly group?: string | undefined }> {
+  ): ReadonlyArray<Target.Key & { readonly group?: string | undefined }> => {
     const given = provider.keys ?? (provider.key === undefined ? [] : [provider.key])
     return given.map((key, index) => {
       const id = `${name}-${index + 1}`
@@ -218,58 +209,58 @@ class Planner {
   }
 
   /** The targets of one entry: one for each key of its provider, unless it names one. */
-  private targets(entry: string | File.Target, path: Path): ReadonlyArray<Target.Target> {
-    const named = typeof entry === "string" ? this.short(entry, path) : entry
+  const targetsOf = (entry: string | File.Target, path: Path): ReadonlyArray<Target.Target> => {
+    const named = typeof entry === "string" ? fromShort(entry, path) : entry
     if (named === undefined) return []
     const { key: wanted, ...options } = named
-    const provider = this.provider(options.provider, path)
-    const keys = this.keys(options.provider, provider)
+    const provider = providerOf(options.provider, path)
+    const keys = keysOf(options.provider, provider)
     const chosen = wanted === undefined ? keys : keys.filter((_) => _.id === wanted)
     if (wanted !== undefined && chosen.length === 0) {
-      this.wrong([...path, "key"], `provider ${options.provider} has no key ${wanted}`)
+      wrong([...path, "key"], `provider ${options.provider} has no key ${wanted}`)
       return []
     }
     if (options.id !== undefined && chosen.length > 1) {
-      this.wrong([...path, "id"], `provider ${options.provider} has ${chosen.length} keys: name one as "key"`)
+      wrong([...path, "id"], `provider ${options.provider} has ${chosen.length} keys: name one as "key"`)
       return []
     }
     return (chosen.length === 0 ? [undefined] : chosen).flatMap((key) => {
-      const target = this.target(options, key, provider, path)
+      const target = targetOf(options, key, provider, path)
       return target === undefined ? [] : [target]
     })
   }
 
-  private short(
+  const fromShort = (
     entry: string,
     path: Path
-  ): { readonly provider: string; readonly model: string; readonly key?: string; readonly id?: string } | undefined {
+  ): { readonly provider: string; readonly model: string; readonly key?: string; readonly id?: string } | undefined => {
     const slash = entry.indexOf("/")
     if (slash > 0 && slash < entry.length - 1) return { provider: entry.slice(0, slash), model: entry.slice(slash + 1) }
-    this.wrong(path, "must be `provider/model`")
+    wrong(path, "must be `provider/model`")
     return undefined
   }
 
-  private target(
+  const targetOf = (
     options: Target.Options,
     key: (Target.Key & { readonly group?: string | undefined }) | undefined,
     provider: File.Provider,
     path: Path
-  ): Target.Target | undefined {
-    const spoken = this.formats.get(options.provider)
+  ): Target.Target | undefined => {
+    const spoken = formats.get(options.provider)
     if (spoken !== "azure") {
       for (const field of ["deployment", "apiVersion"] as const) {
-        if (options[field] !== undefined) this.wrong([...path, field], "has a meaning for Azure only")
+        if (options[field] !== undefined) wrong([...path, field], "has a meaning for Azure only")
       }
     }
     const baseUrl = options.baseUrl ?? provider.baseUrl
     if (baseUrl === undefined && (spoken === "generic" || spoken === "azure")) {
-      this.wrong(
+      wrong(
         path,
         `provider ${options.provider} has no address of its own: give providers.${options.provider}.baseUrl`
       )
       return undefined
     }
-    const target = this.attempt(path, () =>
+    const target = attempt(path, () =>
       Target.make({
         ...options,
         key: key === undefined ? undefined : { id: key.id, value: key.value },
@@ -277,15 +268,15 @@ class Planner {
         baseUrl,
         headers: { ...provider.headers, ...options.headers }
       }))
-    return target === undefined ? undefined : this.unlike(target, path)
+    return target === undefined ? undefined : unlike(target, path)
   }
 
   /** State is kept by id and by account, so what shares these must be the same thing. */
-  private unlike(target: Target.Target, path: Path): Target.Target {
-    const before = this.targetsById.get(target.id)
-    if (before === undefined) this.targetsById.set(target.id, { path: at(path), target })
+  const unlike = (target: Target.Target, path: Path): Target.Target => {
+    const before = targetsById.get(target.id)
+    if (before === undefined) targetsById.set(target.id, { path: at(path), target })
     else if (before.target.baseUrl !== target.baseUrl || before.target.deployment !== target.deployment) {
-      this.wrong(
+      wrong(
         path,
         `has the id ${target.id} of ${before.path}, which is another address: give one an "id" of its own`
       )
@@ -293,10 +284,10 @@ class Planner {
     const scope = Target.scopeKey(target, "model")
     if (scope === undefined || target.limits === undefined) return target
     const limits = JSON.stringify(target.limits)
-    const known = this.limitsByScope.get(scope)
-    if (known === undefined) this.limitsByScope.set(scope, { path: at(path), limits })
+    const known = limitsByScope.get(scope)
+    if (known === undefined) limitsByScope.set(scope, { path: at(path), limits })
     else if (known.limits !== limits) {
-      this.wrong(
+      wrong(
         [...path, "limits"],
         `are not those of ${known.path}, and both are limits of the same model and account`
       )
@@ -309,18 +300,17 @@ class Planner {
   // -------------------------------------------------------------------------------------------------------------------
 
   /** Reads one model in the form it has. */
-  private make(name: string): void {
+  const readModel = (name: string): void => {
     const path: Path = ["models", name]
-    const raw = this.frame.models[name]
-    const before = this.problems.length
-    if (name.trim() === "") this.wrong(path, "a model must have a name")
-    const made = this.form(raw, path)
-    if (made !== undefined && this.problems.length === before) this.made.set(name, made)
+    const raw = frame.models[name]
+    const before = problems.length
+    if (name.trim() === "") wrong(path, "a model must have a name")
+    const made = formOf(raw, path)
+    if (made !== undefined && problems.length === before) read.set(name, made)
   }
 
-  private form(raw: unknown, path: Path): Made | undefined {
+  const formOf = (raw: unknown, path: Path): Made | undefined => {
     const preset = Json.field(raw, "preset")
-    const { problems } = this
     switch (preset) {
       case undefined: {
         const form = decoded(File.Own, raw, path, problems)
@@ -328,125 +318,125 @@ class Planner {
           form,
           kind: undefined,
           preset: {
-            targets: form.targets.flatMap((entry, index) => this.targets(entry, [...path, "targets", index])),
+            targets: form.targets.flatMap((entry, index) => targetsOf(entry, [...path, "targets", index])),
             limits: form.limits
           }
         }
       }
       case "keyPool": {
         const form = decoded(File.KeyPool, raw, path, problems)
-        return form === undefined ? undefined : this.keyPool(form, path)
+        return form === undefined ? undefined : keyPool(form, path)
       }
       case "sharedAgents": {
         const form = decoded(File.SharedAgents, raw, path, problems)
-        return form === undefined ? undefined : this.sharedAgents(form, path)
+        return form === undefined ? undefined : sharedAgents(form, path)
       }
       case "catalogue": {
         const form = decoded(File.Catalogue, raw, path, problems)
-        return form === undefined ? undefined : this.catalogue(form, path)
+        return form === undefined ? undefined : catalogue(form, path)
       }
       case "alerts": {
         const form = decoded(File.Alerts, raw, path, problems)
-        return form === undefined ? undefined : this.alerts(form, path)
+        return form === undefined ? undefined : alerts(form, path)
       }
       default:
-        this.wrong([...path, "preset"], `must be one of keyPool, sharedAgents, catalogue, alerts`)
+        wrong([...path, "preset"], `must be one of keyPool, sharedAgents, catalogue, alerts`)
         return undefined
     }
   }
 
   /** What a target of a preset takes from its provider, besides its keys. */
-  private located<M extends Target.Model>(model: M, path: Path): M | undefined {
-    const provider = this.provider(model.provider, path)
-    const spoken = this.formats.get(model.provider)
+  const located = <M extends Target.Model>(model: M, path: Path): M | undefined => {
+    const provider = providerOf(model.provider, path)
+    const spoken = formats.get(model.provider)
     const baseUrl = model.baseUrl ?? provider.baseUrl
     if (baseUrl === undefined && (spoken === "generic" || spoken === "azure")) {
-      this.wrong(path, `provider ${model.provider} has no address of its own: give providers.${model.provider}.baseUrl`)
+      wrong(path, `provider ${model.provider} has no address of its own: give providers.${model.provider}.baseUrl`)
       return undefined
     }
     return { ...model, baseUrl, headers: { ...provider.headers, ...model.headers } }
   }
 
-  private keyPool(form: typeof File.KeyPool.Type, path: Path): Made | undefined {
+  const keyPool = (form: typeof File.KeyPool.Type, path: Path): Made | undefined => {
     const { preset: _, limits, ...rest } = form
-    const model = this.located(modelOf(rest), path)
-    const keys = this.keys(form.provider, this.provider(form.provider, path))
+    const model = located(modelOf(rest), path)
+    const keys = keysOf(form.provider, providerOf(form.provider, path))
     if (model === undefined) return undefined
-    const preset = this.attempt(path, () => Presets.keyPool({ ...model, keys, limits }))
+    const preset = attempt(path, () => Presets.keyPool({ ...model, keys, limits }))
     return preset === undefined ? undefined : { form, preset, kind: "keyPool" }
   }
 
-  private sharedAgents(form: typeof File.SharedAgents.Type, path: Path): Made | undefined {
-    const [target, ...others] = this.targets(form.target, [...path, "target"])
+  const sharedAgents = (form: typeof File.SharedAgents.Type, path: Path): Made | undefined => {
+    const [target, ...others] = targetsOf(form.target, [...path, "target"])
     if (target === undefined) return undefined
     if (others.length > 0) {
-      this.wrong([...path, "target"], `provider ${target.provider} has several keys: name one as "key"`)
+      wrong([...path, "target"], `provider ${target.provider} has several keys: name one as "key"`)
       return undefined
     }
-    const preset = this.attempt(path, () => Presets.sharedAgents({ target, limits: form.limits }))
+    const preset = attempt(path, () => Presets.sharedAgents({ target, limits: form.limits }))
     return preset === undefined ? undefined : { form, preset, kind: "sharedAgents" }
   }
 
-  private catalogue(form: typeof File.Catalogue.Type, path: Path): Made | undefined {
+  const catalogue = (form: typeof File.Catalogue.Type, path: Path): Made | undefined => {
     const models = (form.models ?? Target.catalogue).map((model) => modelOf(model))
     const available = new Set(models.map((_) => _.provider))
-    const names = form.providers ?? Object.keys(this.frame.providers ?? {}).filter((name) => available.has(name))
+    const names = form.providers ?? Object.keys(frame.providers ?? {}).filter((name) => available.has(name))
     const keys: Record<string, ReadonlyArray<Target.Key>> = {}
     names.forEach((name, index) => {
-      const found = this.keys(name, this.provider(name, [...path, "providers", index]))
+      const found = keysOf(name, providerOf(name, [...path, "providers", index]))
       if (found.length > 0) keys[name] = found
     })
-    const located = models.flatMap((model, index) => {
-      const found = keys[model.provider] === undefined ? model : this.located(model, [...path, "models", index])
+    const placed = models.flatMap((model, index) => {
+      const found = keys[model.provider] === undefined ? model : located(model, [...path, "models", index])
       return found === undefined ? [] : [found]
     })
-    const preset = this.attempt(
+    const preset = attempt(
       path,
-      () => Presets.catalogue({ keys, models: located, first: form.first, order: form.providerOrder })
+      () => Presets.catalogue({ keys, models: placed, first: form.first, order: form.providerOrder })
     )
     return preset === undefined ? undefined : { form, preset, kind: "catalogue" }
   }
 
-  private alerts(form: typeof File.Alerts.Type, path: Path): Made | undefined {
+  const alerts = (form: typeof File.Alerts.Type, path: Path): Made | undefined => {
     const services: Partial<Record<Presets.AlertsService, Presets.AlertsTarget>> = {}
     for (const service of ["openai", "xai", "deepseek", "moonshot"] as const) {
       const given = form.services[service]
       if (given === undefined) {
         if (form.tokensPerMinute?.[service] !== undefined) {
-          this.wrong([...path, "tokensPerMinute", service], "the service is not used")
+          wrong([...path, "tokensPerMinute", service], "the service is not used")
         }
         continue
       }
       const place: Path = [...path, "services", service]
-      const { provider: __, ...model } = this.located({ provider: service, ...given }, place) ??
+      const { provider: __, ...model } = located({ provider: service, ...given }, place) ??
         { provider: service, ...given }
-      services[service] = { ...model, keys: this.keys(service, this.provider(service, place)) }
+      services[service] = { ...model, keys: keysOf(service, providerOf(service, place)) }
     }
-    const preset = this.attempt(path, () => Presets.alerts({ services, tokensPerMinute: form.tokensPerMinute }))
+    const preset = attempt(path, () => Presets.alerts({ services, tokensPerMinute: form.tokensPerMinute }))
     return preset === undefined ? undefined : { form, preset, kind: "alerts" }
   }
 
   /** Completes a model: its fallbacks behind its own targets, its policy over that of its preset. */
-  private model(name: string): Model | undefined {
-    const made = this.made.get(name)
+  const completed = (name: string): Model | undefined => {
+    const made = read.get(name)
     if (made === undefined) return undefined
     const path: Path = ["models", name]
     const { form, kind, preset: { circuit: presetCircuit, ...preset } } = made
-    const targets = this.withFallbacks(name, made)
-    this.inert(form, targets, path)
-    for (const target of targets) this.unlike(target, path)
-    const options = this.attempt(path, (): Router.Options => {
+    const targets = withFallbacks(name, made)
+    inert(form, targets, path)
+    for (const target of targets) unlike(target, path)
+    const options = attempt(path, (): Router.Options => {
       const options: Router.Options = { ...preset, ...routing(form), name, targets }
       Engines.check(options)
       return options
     })
     const circuit = form.circuit
-    const breaker = this.attempt(
+    const breaker = attempt(
       [...path, "circuit"],
       () => CircuitBreaker.make(circuit === undefined ? presetCircuit ?? { open: defaultOpen } : circuitOf(circuit))
     )
     const { hedge } = form
-    const hedging = hedge === undefined ? undefined : this.attempt([...path, "hedge"], () => {
+    const hedging = hedge === undefined ? undefined : attempt([...path, "hedge"], () => {
       Hedging.makePolicy(hedge)
       return { name: JSON.stringify(hedge), options: hedge }
     })
@@ -455,16 +445,16 @@ class Planner {
     return { name, options, circuit: { name: circuitName, make: breaker }, hedge: hedging }
   }
 
-  private withFallbacks(name: string, made: Made): ReadonlyArray<Target.Target> {
+  const withFallbacks = (name: string, made: Made): ReadonlyArray<Target.Target> => {
     const targets = [...made.preset.targets]
     const seen = new Set([name])
     const ids = new Set(targets.map((_) => _.id))
     const add = (of: Made, owner: string): void => {
       of.form.fallbacks?.forEach((next, index) => {
         const path: Path = ["models", owner, "fallbacks", index]
-        if (!Object.hasOwn(this.frame.models, next)) return this.wrong(path, `there is no model ${next}`)
-        if (next === owner) return this.wrong(path, "a model cannot be its own fallback")
-        const found = this.made.get(next)
+        if (!Object.hasOwn(frame.models, next)) return wrong(path, `there is no model ${next}`)
+        if (next === owner) return wrong(path, "a model cannot be its own fallback")
+        const found = read.get(next)
         if (found === undefined || seen.has(next)) return
         seen.add(next)
         const last = Math.max(...targets.map((_) => _.order))
@@ -482,30 +472,32 @@ class Planner {
   }
 
   /** Notes the fields that would change nothing. */
-  private inert(form: Forms, targets: ReadonlyArray<Target.Target>, path: Path): void {
+  const inert = (form: Forms, targets: ReadonlyArray<Target.Target>, path: Path): void => {
     const strategy = form.strategy ?? "ordered"
     if (form.scoreWeights !== undefined && strategy !== "score") {
-      this.wrong([...path, "scoreWeights"], `have a meaning for the strategy score only, and it is ${strategy}`)
+      wrong([...path, "scoreWeights"], `have a meaning for the strategy score only, and it is ${strategy}`)
     }
     if (form.affinity !== undefined && !strategyOf(strategy, undefined).sticky) {
-      this.wrong([...path, "affinity"], `has no effect on the strategy ${strategy}, which does not balance`)
+      wrong([...path, "affinity"], `has no effect on the strategy ${strategy}, which does not balance`)
     }
     if (form.streamPolicy === "continue" && !targets.some((_) => _.capabilities.prefill === true)) {
-      this.wrong([...path, "streamPolicy"], "continue has no effect: no target has the capability prefill")
+      wrong([...path, "streamPolicy"], "continue has no effect: no target has the capability prefill")
     }
     if (targets.length < 2) {
       for (const field of ["hedge", "maxEjected"] as const) {
-        if (form[field] !== undefined) this.wrong([...path, field], "has no effect with a single target")
+        if (form[field] !== undefined) wrong([...path, field], "has no effect with a single target")
       }
     }
     if ("targets" in form && !weighing.has(strategy)) {
       form.targets.forEach((entry, index) => {
         if (typeof entry === "object" && entry.weight !== undefined) {
-          this.wrong([...path, "targets", index, "weight"], `has no effect on the strategy ${strategy}`)
+          wrong([...path, "targets", index, "weight"], `has no effect on the strategy ${strategy}`)
         }
       })
     }
   }
+
+  return plan()
 }
 
 const known = (name: string): File.Format | undefined => {

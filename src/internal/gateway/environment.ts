@@ -26,7 +26,7 @@ export const substitute = (
       if (found !== undefined && found !== "") return found
       problems.push({
         path: at(path),
-        message: `the environment variable ${name} is ${found === "" ? "empty" : "not set"}`
+        message: `the environment variable ${name} is not set, or empty`
       })
       return "?"
     })

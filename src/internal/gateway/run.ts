@@ -8,6 +8,7 @@ import * as Cause from "effect/Cause"
 import * as Data from "effect/Data"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
+import * as Fiber from "effect/Fiber"
 import * as FileSystem from "effect/FileSystem"
 import type * as HttpClient from "effect/http/HttpClient"
 import * as HttpRouter from "effect/http/HttpRouter"
@@ -20,7 +21,7 @@ import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Http from "node:http"
-import * as NodeProcess from "node:process"
+import NodeProcess from "node:process"
 import * as Gateway from "../../server/Gateway.ts"
 import * as Json from "../wire/json.ts"
 
@@ -84,8 +85,12 @@ export const start = Effect.fnUntraced(function*(
     Gateway.routes.pipe(Layer.provide(Layer.succeed(Gateway.Gateway, gateway)))
   )
   yield* server.serve(app)
+  // Who is told to stop is interrupted already, and could not wait: a fiber of its own can.
   yield* Effect.addFinalizer(() =>
-    Effect.andThen(Effect.logInfo("gateway: draining"), Effect.interruptible(gateway.drain))
+    Effect.andThen(
+      Effect.logInfo("gateway: draining"),
+      Effect.flatMap(Effect.forkDetach(gateway.drain), Fiber.await)
+    )
   )
   yield* Effect.forkScoped(reloads(options, gateway))
   const { address } = server
@@ -114,7 +119,7 @@ const reloads = Effect.fnUntraced(function*(options: Options, gateway: Gateway.G
     Option.match({
       onNone: () => "",
       onSome: ({ ino, mtime, size }) =>
-        JSON.stringify([Option.getOrUndefined(mtime), String(size), Option.getOrUndefined(ino)])
+        [Option.getOrUndefined(mtime)?.toISOString(), size, Option.getOrUndefined(ino)].map(String).join(" ")
     })
   )
   let known = yield* stamp

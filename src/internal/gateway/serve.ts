@@ -3,7 +3,6 @@
  *
  * @internal
  */
-import * as ByteSize from "effect/ByteSize"
 import * as Cause from "effect/Cause"
 import * as Channel from "effect/Channel"
 import * as Clock from "effect/Clock"
@@ -11,7 +10,6 @@ import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Fiber from "effect/Fiber"
-import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
 import * as HttpServerRequest from "effect/http/HttpServerRequest"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
 import * as Option from "effect/Option"
@@ -159,16 +157,9 @@ const count = (desk: Desk, model: string | undefined, by: 1 | -1): void => {
 const bodyOf = ({ desk, request }: Visit): Effect.Effect<unknown, Refusals.Refusal> => {
   const { bodyTimeoutMs, maxBodyBytes } = desk.current.plan.settings
   if (Number(request.headers["content-length"] ?? 0) > maxBodyBytes) return Effect.fail(Refusals.tooLarge(maxBodyBytes))
-  const text = Effect.mapError(
-    Effect.provideService(request.text, HttpIncomingMessage.MaxBodySize, ByteSize.bytes(maxBodyBytes)),
-    ({ reason }) =>
-      reason._tag === "RequestParseError" && reason.reason === "BodyTooLarge"
-        ? Refusals.tooLarge(maxBodyBytes)
-        : Refusals.invalid("the body could not be read")
-  )
   return Effect.flatMap(
     Effect.catch(
-      Timeouts.attempt(text, bodyTimeoutMs, { provider: "client" }),
+      Timeouts.attempt(textOf(request, maxBodyBytes), bodyTimeoutMs, { provider: "client" }),
       (error) => Effect.fail(isLLMError(error) ? Refusals.tooSlow(bodyTimeoutMs) : error)
     ),
     (text) => {
@@ -177,6 +168,29 @@ const bodyOf = ({ desk, request }: Visit): Effect.Effect<unknown, Refusals.Refus
     }
   )
 }
+
+// Not `request.text`: when that is interrupted it takes the connection along, and nobody would be told why.
+const textOf = (
+  request: HttpServerRequest.HttpServerRequest,
+  maxBytes: number
+): Effect.Effect<string, Refusals.Refusal> =>
+  Effect.suspend(() => {
+    const decoder = new TextDecoder()
+    let text = ""
+    let size = 0
+    const read = Stream.runForEachArray(
+      Stream.mapError(request.stream, () => Refusals.invalid("the body could not be read")),
+      (pieces) => {
+        for (const piece of pieces) {
+          size += piece.length
+          if (size > maxBytes) return Effect.fail(Refusals.tooLarge(maxBytes))
+          text += decoder.decode(piece, { stream: true })
+        }
+        return Effect.void
+      }
+    )
+    return Effect.map(read, () => text + decoder.decode())
+  })
 
 const modelOf = ({ desk, key }: Visit, name: string): Effect.Effect<Model, Refusals.Refusal> => {
   const model = desk.current.models.get(name)

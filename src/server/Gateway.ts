@@ -8,7 +8,8 @@
  * **Details**
  *
  * `routes` adds to a router of yours: `POST /v1/chat/completions`, `POST /v1/embeddings`, `GET /v1/models` and
- * `POST /v1/messages`, each whole or as events, and `GET /breakwater/health` and `GET /breakwater/status`.
+ * `POST /v1/messages`, each whole or as events, and `GET /breakwater/health` and `GET /breakwater/status`. What is in the
+ * format of OpenAI is under `/openai/v1` too, where Groq's SDK looks for it.
  *
  * A failure has the status and the shape that clients of the format expect, `retry-after` where a wait is known, and
  * `x-should-retry: false`, since what can be retried has been. Every answer names its target, the attempts and what they
@@ -286,13 +287,16 @@ export const layer = (config: Config): Layer.Layer<Gateway, never, HttpClient.Ht
 export const routes: Layer.Layer<never, never, HttpRouter.HttpRouter | Gateway> = HttpRouter.use((router) =>
   Effect.flatMap(Gateway, ({ handlers }) =>
     router.addAll([
-      HttpRouter.route("POST", "/v1/chat/completions", handlers.chatCompletions),
-      HttpRouter.route("POST", "/v1/embeddings", handlers.embeddings),
+      // Groq's SDK puts the second one before its paths itself.
+      ...(["/v1", "/openai/v1"] as const).flatMap((base) => [
+        HttpRouter.route("POST", `${base}/chat/completions`, handlers.chatCompletions),
+        HttpRouter.route("POST", `${base}/embeddings`, handlers.embeddings),
+        HttpRouter.route("GET", `${base}/models`, handlers.models),
+        HttpRouter.route("GET", `${base}/models/:model`, handlers.models),
+        HttpRouter.route("*", `${base}/*`, handlers.unknown)
+      ]),
       HttpRouter.route("POST", "/v1/messages", handlers.messages),
-      HttpRouter.route("GET", "/v1/models", handlers.models),
-      HttpRouter.route("GET", "/v1/models/:model", handlers.models),
       HttpRouter.route("GET", "/breakwater/health", handlers.health),
-      HttpRouter.route("GET", "/breakwater/status", handlers.statusPage),
-      HttpRouter.route("*", "/v1/*", handlers.unknown)
+      HttpRouter.route("GET", "/breakwater/status", handlers.statusPage)
     ]))
 )

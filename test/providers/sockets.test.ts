@@ -5,6 +5,7 @@ import { Deferred, Effect, Fiber, Layer, Stream, Tracer } from "effect"
 import { FetchHttpClient } from "effect/http"
 import * as Http from "node:http"
 import type { AddressInfo, Socket } from "node:net"
+import * as NodeClient from "../../src/internal/wire/nodeClient.ts"
 import { canary, chunk, data, targetOf } from "./harness.ts"
 
 /**
@@ -78,7 +79,8 @@ const completion = JSON.stringify({ choices: [{ message: { content: "Hi" }, fini
 
 const clients = {
   fetch: FetchHttpClient.layer,
-  undici: NodeHttpClient.layerUndici
+  undici: NodeHttpClient.layerUndici,
+  "that of the gateway": NodeClient.layer
 }
 
 for (const [name, client] of Object.entries(clients)) {

@@ -1,12 +1,13 @@
 /**
  * A gateway on loopback in front of test providers, and a plain HTTP client that believes nothing.
  */
-import { NodeHttpClient, NodeHttpServer } from "@effect/platform-node"
+import { NodeHttpServer } from "@effect/platform-node"
 import * as Gateway from "breakwater/server/Gateway"
 import type * as ProviderServer from "breakwater/testing/ProviderServer"
 import { ConfigProvider, Effect, Layer, References, Scope } from "effect"
 import { HttpRouter } from "effect/http"
 import * as Http from "node:http"
+import * as NodeClient from "../../src/internal/wire/nodeClient.ts"
 
 export type Server = ProviderServer.ProviderServer["Service"]
 
@@ -39,7 +40,7 @@ export const serve = Effect.fnUntraced(function*(config: unknown) {
 }, (effect) =>
   Effect.gen(function*() {
     const scope = yield* Effect.scope
-    const client = yield* Layer.build(NodeHttpClient.layerUndici)
+    const client = yield* Layer.build(NodeClient.layer)
     return yield* effect.pipe(Scope.provide(scope), Effect.provideContext(client))
   }).pipe(Effect.provideService(References.MinimumLogLevel, "None")))
 

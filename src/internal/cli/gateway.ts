@@ -3,13 +3,13 @@
  *
  * @internal
  */
-import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import * as Command from "effect/cli/Command"
 import * as Flag from "effect/cli/Flag"
 import * as Console from "effect/Console"
 import * as Effect from "effect/Effect"
 import * as Logger from "effect/Logger"
 import * as Run from "../gateway/run.ts"
+import * as NodeClient from "../wire/nodeClient.ts"
 import { Failed } from "./failed.ts"
 
 const flags = {
@@ -66,7 +66,7 @@ const run = Effect.fnUntraced(
     return yield* Effect.never
   },
   Effect.scoped,
-  Effect.provide(NodeHttpClient.layerUndici),
+  Effect.provide(NodeClient.layer),
   Effect.provideService(Logger.LogToStderr, true)
 )
 

@@ -520,7 +520,7 @@ export const models = (desk: Desk, openai: Face, anthropic: Face): Handler =>
             created_at: DateTime.formatIso(DateTime.makeUnsafe(created * 1000))
           }
           : { id: name, object: "model", created, owned_by: "breakwater" }
-      const wanted = /^\/v1\/models\/([^?]+)/.exec(url)?.[1]
+      const wanted = /^(?:\/openai)?\/v1\/models\/([^?]+)/.exec(url)?.[1]
       if (wanted !== undefined) {
         const name = Result.getOrElse(Result.try(() => decodeURIComponent(wanted)), () => wanted)
         return Effect.map(modelOf(visit, name), () => json(visit, entry(name)))

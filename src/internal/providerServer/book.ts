@@ -169,6 +169,7 @@ export const makeBook = (logSize: number) => {
         status: (entry: Entry, status: number): void => {
           entry.status = status
           count(mine.byStatus, String(status))
+          changed()
         },
         /** Counts the request out; to be called once. */
         left: (entry: Entry | undefined, outcome: Exchange["outcome"]): void => {

@@ -23,6 +23,7 @@ import * as Json from "./json.ts"
 import { OnResponse } from "./onResponse.ts"
 import * as Parts from "./parts.ts"
 import type { Body } from "./prompt.ts"
+import * as ScopedClient from "./scopedClient.ts"
 import * as Sse from "./sse.ts"
 
 /** A request as a format describes it; `problems` says what it could not express, an empty `url` that there is none. */
@@ -76,7 +77,9 @@ export const postJson = (
     Effect.flatMap(exchange(bound(client), format, target, wire, false), (exchange) =>
       Effect.flatMap(exchange.text, (text) => {
         const body = Json.parse(text)
-        if (isReply(body)) return Effect.succeed(body)
+        if (isReply(body)) {
+          return Effect.succeed(body)
+        }
         if ((Json.field(body, "error") ?? undefined) !== undefined) {
           return fail(exchange, { _tag: "Reported", event: undefined, body: text }, false)
         }
@@ -87,12 +90,18 @@ export const postJson = (
       }))
   )
 
+type Execute = (
+  request: HttpClientRequest.HttpClientRequest
+) => Effect.Effect<HttpClientResponse.HttpClientResponse, HttpClientError, Scope>
+
 // Bound to the scope, an exchange lets go of its socket also when nobody ever reads its body.
-const bound = (client: HttpClient.HttpClient): HttpClient.HttpClient.With<HttpClientError, Scope> =>
-  HttpClient.transformResponse(
-    HttpClient.withScope(client),
-    Effect.provideService(HttpClient.TracerDisabledWhen, constTrue)
-  )
+const bound = (client: HttpClient.HttpClient): Execute =>
+  ScopedClient.has(client)
+    ? client.execute
+    : HttpClient.transformResponse(
+      HttpClient.withScope(client),
+      Effect.provideService(HttpClient.TracerDisabledWhen, constTrue)
+    ).execute
 
 /** A response with status 2xx, and what an error about it has to say. */
 interface Exchange extends Caller {
@@ -109,16 +118,16 @@ interface Caller {
 const errorBodyLimit = 64 * 1024
 
 const open = <S>(
-  client: HttpClient.HttpClient.With<HttpClientError, Scope>,
+  execute: Execute,
   format: Format<S>,
   target: Target,
   request: CompletionRequest,
   stream: boolean
 ): Effect.Effect<Exchange, LLMError.LLMError, Scope> =>
-  Effect.suspend(() => exchange(client, format, target, format.request(target, request, stream), stream))
+  Effect.suspend(() => exchange(execute, format, target, format.request(target, request, stream), stream))
 
 const exchange = (
-  client: HttpClient.HttpClient.With<HttpClientError, Scope>,
+  execute: Execute,
   format: Pick<Format<never>, "authorize" | "requestIds">,
   target: Target,
   wire: WireRequest,
@@ -143,7 +152,7 @@ const exchange = (
       headers[name] = value
     }
     const caller: Caller = { target, secrets: secretsOf(target, wire.url, key) }
-    const exchange = client.execute(
+    const exchange = execute(
       HttpClientRequest.post(wire.url).pipe(
         HttpClientRequest.setHeaders(headers),
         HttpClientRequest.bodyText(body.success, "application/json")

@@ -76,7 +76,9 @@ export const postJson = (
     Effect.flatMap(exchange(bound(client), format, target, wire, false), (exchange) =>
       Effect.flatMap(exchange.text, (text) => {
         const body = Json.parse(text)
-        if (isReply(body)) return Effect.succeed(body)
+        if (isReply(body)) {
+          return Effect.succeed(body)
+        }
         if ((Json.field(body, "error") ?? undefined) !== undefined) {
           return fail(exchange, { _tag: "Reported", event: undefined, body: text }, false)
         }

@@ -11,7 +11,7 @@ import * as ProviderServer from "breakwater/testing/ProviderServer"
 import { Console, Effect, Layer, References } from "effect"
 import { HttpRouter, HttpServer } from "effect/http"
 import * as Http from "node:http"
-import OpenAI from "openai"
+import OpenAI, { NotFoundError } from "openai"
 
 type Vendor = ProviderServer.ProviderServer["Service"]
 
@@ -69,7 +69,7 @@ const program = Effect.fnUntraced(function*(openai: Vendor) {
       catch: (error) => error
     })
   )
-  yield* Console.log(error instanceof OpenAI.NotFoundError ? `${error.status} ${error.code}` : String(error))
+  yield* Console.log(error instanceof NotFoundError ? `${error.status} ${error.code}` : String(error))
 })
 
 const main = Effect.gen(function*() {

@@ -48,10 +48,11 @@
  * )
  *
  * const response = await handler(new Request("http://localhost/v1/models"))
- * const models: { data: Array<{ id: string }> } = await response.json()
+ * const text = await response.text()
  * await dispose()
  *
- * models.data.map((model) => model.id) // => ["chat"]
+ * response.status // => 200
+ * text.includes("chat") // => true
  * ```
  *
  * @since 0.1.0

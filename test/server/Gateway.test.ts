@@ -218,6 +218,95 @@ describe("the face of Anthropic", () => {
     }).pipe(Effect.scoped))
 })
 
+describe("what goes to the provider", () => {
+  const pixel = "data:image/png;base64,iVBORw0KGgo="
+  const schema = { type: "object", properties: { city: { type: "string" } }, required: ["city"] }
+
+  it.live("is what the client meant, and fields of a format go to targets of that format alone", () =>
+    Effect.gen(function*() {
+      const seen: Array<Harness.Json> = []
+      const server = {
+        reply: (request: ProviderServer.ChatRequest) => {
+          seen.push(request.body)
+          return "ok"
+        }
+      }
+      const toOpenAi = yield* world({ order: ["openai"], server })
+      const toAnthropic = yield* world({ order: ["anthropic"], server })
+      const openai = {
+        ...hello,
+        messages: [
+          { role: "developer", content: "Be brief" },
+          {
+            role: "user",
+            content: [
+              { type: "text", text: "What is it?" },
+              { type: "image_url", image_url: { url: pixel, detail: "low" } }
+            ]
+          }
+        ],
+        seed: 7,
+        reasoning_effort: "low",
+        user: null,
+        max_tokens: 50,
+        stop: "END",
+        temperature: 0.5,
+        response_format: { type: "json_schema", json_schema: { name: "place", schema, strict: true } }
+      }
+      assert.strictEqual((yield* ask(toOpenAi.port, openai)).status, 200)
+      assert.strictEqual((yield* ask(toAnthropic.port, openai)).status, 200)
+      const [one, two] = seen
+      assert.deepStrictEqual([one.seed, one.reasoning_effort, one.max_completion_tokens, one.stop, one.temperature], [
+        7,
+        "low",
+        50,
+        ["END"],
+        0.5
+      ])
+      assert.notProperty(one, "user")
+      assert.deepStrictEqual(one.messages[0], { role: "system", content: "Be brief" })
+      assert.deepStrictEqual(one.messages[1].content[1], {
+        type: "image_url",
+        image_url: { url: pixel, detail: "low" }
+      })
+      assert.deepStrictEqual(one.response_format.json_schema, { name: "place", schema, strict: true })
+      assert.notProperty(two, "seed")
+      assert.notProperty(two, "reasoning_effort")
+      assert.strictEqual(two.max_tokens, 50)
+      assert.deepStrictEqual(two.messages[0].content[1].source, {
+        type: "base64",
+        media_type: "image/png",
+        data: "iVBORw0KGgo="
+      })
+      assert.deepStrictEqual(two.output_config.format, { type: "json_schema", schema })
+
+      seen.length = 0
+      const anthropic = {
+        ...claude,
+        system: [{ type: "text", text: "Be brief", cache_control: { type: "ephemeral" } }],
+        top_k: 5,
+        thinking: { type: "enabled", budget_tokens: 1024 },
+        messages: [
+          { role: "user", content: "Why?" },
+          {
+            role: "assistant",
+            content: [{ type: "thinking", thinking: "hm", signature: "c2ln" }, { type: "text", text: "Because" }]
+          },
+          { role: "user", content: "And?" }
+        ]
+      }
+      assert.strictEqual((yield* ask(toOpenAi.port, anthropic, messages)).status, 200)
+      assert.strictEqual((yield* ask(toAnthropic.port, anthropic, messages)).status, 200)
+      const [three, four] = seen
+      assert.notProperty(three, "top_k")
+      assert.notProperty(three, "thinking")
+      assert.strictEqual(four.top_k, 5)
+      assert.deepStrictEqual(four.thinking, anthropic.thinking)
+      assert.deepStrictEqual(four.system, anthropic.system)
+      assert.deepStrictEqual(four.messages[1].content, anthropic.messages[1]?.content)
+    }).pipe(Effect.scoped))
+})
+
 describe("models", () => {
   it.live("are listed for both kinds of clients", () =>
     Effect.gen(function*() {

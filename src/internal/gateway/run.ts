@@ -62,6 +62,8 @@ export const load = (
       }
     ))
 
+const loopback = /^(127\.|::1$|localhost$)/
+
 /** Starts a gateway that lives as long as its scope, and ends with a drain. */
 export const start = Effect.fnUntraced(function*(
   options: Options
@@ -72,6 +74,11 @@ export const start = Effect.fnUntraced(function*(
 > {
   const config = yield* load(options.file)
   const gateway = yield* Gateway.make(config)
+  if (!loopback.test(options.host) && config.plan.access.length === 0) {
+    yield* Effect.logWarning(
+      `gateway: ${options.host} can be reached from elsewhere, and the configuration has no access keys`
+    )
+  }
   // Bodies are bounded by the gateway itself, with an answer that says so.
   const node = Http.createServer({ requestTimeout: 0, headersTimeout: 60_000, keepAliveTimeout: 75_000 })
   const server = yield* NodeHttpServer.make(() => node, {

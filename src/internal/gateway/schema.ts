@@ -42,7 +42,6 @@ const Quota = Schema.Struct({
 
 const Quotas = Schema.Union([Quota, Schema.Array(Quota)])
 
-/** @internal */
 export const Limits = Schema.Struct({
   requests: optional(Quotas, "Requests per window."),
   tokens: optional(Quotas, "Input and output tokens together."),
@@ -132,7 +131,6 @@ const model = {
   apiVersion: optional(Name, "Azure: API version; `v1` selects the v1 surface.")
 }
 
-/** @internal */
 export const Target = Schema.Struct({
   provider: required(Name, "Name of the provider."),
   model: required(Name, "Model, as the provider spells it."),
@@ -222,7 +220,6 @@ const Hedge = Schema.Struct({
   maxExtraLoad: optional(Share, "Largest share of additional requests.")
 }).annotate({ identifier: "Hedge" })
 
-/** @internal */
 export const strategies = [
   "ordered",
   "healthiest",
@@ -284,14 +281,12 @@ const SharedLimits = Schema.Struct({
 // models
 // ---------------------------------------------------------------------------------------------------------------------
 
-/** @internal */
 export const Own = Schema.Struct({
   targets: required(Schema.NonEmptyArray(TargetOrName), "Where calls may go, in order of preference."),
   limits: optional(SharedLimits, "Limits that targets share, besides the limits of each."),
   ...policy
 }).annotate({ identifier: "Targets" })
 
-/** @internal */
 export const KeyPool = Schema.Struct({
   preset: required(Schema.Literal("keyPool"), "Many keys of one provider."),
   provider: required(Name, "The provider, with its keys."),
@@ -301,7 +296,6 @@ export const KeyPool = Schema.Struct({
   ...policy
 }).annotate({ identifier: "KeyPool" })
 
-/** @internal */
 export const SharedAgents = Schema.Struct({
   preset: required(Schema.Literal("sharedAgents"), "Many agents on one deployment."),
   target: required(TargetOrName, "The deployment."),
@@ -318,7 +312,6 @@ const CatalogueModel = Schema.Struct({
   ...model
 }).annotate({ identifier: "CatalogueModel" })
 
-/** @internal */
 export const Catalogue = Schema.Struct({
   preset: required(Schema.Literal("catalogue"), "Many models of many providers."),
   providers: optional(Schema.NonEmptyArray(Name), "The providers; by default all of this file that have a model."),
@@ -335,7 +328,6 @@ const AlertsService = Schema.Struct({ model: required(Name, "Model, as the provi
   identifier: "AlertsService"
 })
 
-/** @internal */
 export const Alerts = Schema.Struct({
   preset: required(Schema.Literal("alerts"), "Four services within their tokens per minute."),
   services: required(
@@ -405,19 +397,11 @@ export const File = Schema.Struct({
   models: required(Schema.Record(Schema.String, Model), "What clients may name as `model`.")
 })
 
-/** @internal */
 export type Format = typeof formats[number]
-/** @internal */
 export type Frame = typeof Frame.Type
-/** @internal */
 export type Model = typeof Model.Type
-/** @internal */
 export type Target = typeof Target.Type
-/** @internal */
 export type Policy = Omit<typeof Own.Type, "targets" | "limits">
-/** @internal */
 export type Provider = typeof Provider.Type
-/** @internal */
 export type Key = typeof Key.Type
-/** @internal */
 export type Circuit = typeof Circuit.Type

@@ -31,7 +31,10 @@ describe("bench", () => {
         "13 selection among 10 targets",
         "13 selection among 100 targets",
         "13 selection among 1000 targets",
-        "13 selection among 10000 targets"
+        "13 selection among 10000 targets",
+        "3 gateway, a whole answer, 1 connection",
+        "3 gateway, whole answers, 64 connections",
+        "2 gateway, streams of 100 chunks, 64 connections"
       ])
       for (const { group, median, name, p10, p90, ratios } of report.rows) {
         for (const figure of [median, p10, p90, ...ratios.map((_) => _.ratio)]) {

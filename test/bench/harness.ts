@@ -11,6 +11,12 @@ export interface Subject {
   readonly run: (times: number) => void | Promise<void>
   /** @default 1 */
   readonly operations?: number
+  /**
+   * Longer warm-up, as a multiple: another process is cold when it starts.
+   *
+   * @default 1
+   */
+  readonly warmUps?: number
   /** Subject whose time is subtracted: what is measured is what comes on top of it. */
   readonly over?: string
   /** Subjects to compare it with. */
@@ -102,12 +108,13 @@ const sample = async (subject: Subject, times: number, settings: Settings): Prom
 
 // The last run of the warm-up tells how often the operation fits in a sample.
 const warmUp = async (subject: Subject, settings: Settings): Promise<Track> => {
+  const warmupMs = settings.warmupMs * (subject.warmUps ?? 1)
   let times = 1
   let total = 0
   for (;;) {
     const ms = await elapsedMs(subject, times, settings)
     total += ms
-    if (total >= settings.warmupMs && (ms >= settings.sampleMs / 2 || total >= 2 * settings.warmupMs)) {
+    if (total >= warmupMs && (ms >= settings.sampleMs / 2 || total >= 2 * warmupMs)) {
       return { subject, times: Math.max(1, Math.round(times * settings.sampleMs / ms)), samples: [] }
     }
     if (ms < settings.sampleMs) times *= 2

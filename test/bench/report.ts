@@ -5,6 +5,7 @@ import * as Harness from "./harness.ts"
 import * as Breaker from "./rows/breaker.ts"
 import * as Calls from "./rows/call.ts"
 import * as Classifying from "./rows/classifier.ts"
+import * as Gateways from "./rows/gateway.ts"
 import * as Hedging from "./rows/hedging.ts"
 import * as Limiter from "./rows/limiter.ts"
 import * as Selecting from "./rows/selection.ts"
@@ -35,7 +36,8 @@ const groups: ReadonlyArray<Effect.Effect<Harness.Group, never, Scope.Scope>> = 
   ...Hedging.groups,
   ...Classifying.groups,
   ...State.groups,
-  ...Selecting.groups
+  ...Selecting.groups,
+  ...Gateways.groups
 ]
 
 /** Sets up one group after the other, measures it and takes it down again. */

@@ -203,7 +203,8 @@ const groq: Client = {
     for await (const { choices: [choice], model } of stream) {
       const text = choice?.delta.content ?? ""
       if (text !== "") onText?.(text)
-      seen = { ...seen, text: seen.text + text, model, finish: choice?.finish_reason ?? seen.finish }
+      const { finish, usage } = seen
+      seen = { text: seen.text + text, model, finish: choice?.finish_reason ?? finish, usage }
     }
     return seen
   },

@@ -1,0 +1,132 @@
+import { Effect, type Scope } from "effect"
+import * as Children from "../../support/Children.ts"
+import * as RawHttp from "../../support/RawHttp.ts"
+import * as Harness from "../harness.ts"
+
+const model = "gpt-4o-mini"
+const text = "Breakwaters keep the waves out, so that ships lie still behind them. "
+
+const question = (stream: boolean) =>
+  JSON.stringify({
+    model,
+    messages: [{ role: "system", content: text.repeat(8) }, { role: "user", content: text }],
+    max_tokens: 200,
+    ...(stream ? { stream, stream_options: { include_usage: true } } : {})
+  })
+
+const usage = { prompt_tokens: 150, completion_tokens: 100, total_tokens: 250 }
+const head = { id: "chatcmpl-bench", created: 1_700_000_000, model }
+
+const completion = RawHttp.whole(JSON.stringify({
+  ...head,
+  object: "chat.completion",
+  choices: [{
+    index: 0,
+    message: { role: "assistant", content: text.repeat(6) },
+    finish_reason: "stop",
+    logprobs: null
+  }],
+  usage
+}))
+
+const chunks = 100
+
+const chunk = (delta: object, finish: string | null = null) =>
+  JSON.stringify({ ...head, object: "chat.completion.chunk", choices: [{ index: 0, delta, finish_reason: finish }] })
+
+const stream = RawHttp.events([
+  chunk({ role: "assistant", content: "" }),
+  ...Array.from({ length: chunks }, () => chunk({ content: "wave " })),
+  chunk({}, "stop"),
+  JSON.stringify({ ...head, object: "chat.completion.chunk", choices: [], usage }),
+  "[DONE]"
+])
+
+const isStream = Buffer.from("\"stream\":true")
+
+/** The two gateways, each in a process of its own, before one server in this one. */
+const rig = Effect.gen(function*() {
+  const upstream = yield* RawHttp.serve((request) => request.includes(isStream) ? stream : completion)
+  const breakwater = yield* Children.breakwater({
+    providers: { openai: { baseUrl: `http://127.0.0.1:${upstream}/v1`, key: "sk-bench" } },
+    models: { [model]: { targets: [`openai/${model}`] } }
+  })
+  const portkey = yield* Children.portkey
+  const headers = {
+    "x-portkey-provider": "openai",
+    "x-portkey-custom-host": `http://127.0.0.1:${upstream}/v1`
+  }
+  return [
+    { name: "direct", port: upstream, headers: {} },
+    { name: "breakwater", port: breakwater.port, headers: {} },
+    { name: "Portkey", port: portkey.port, headers }
+  ]
+})
+
+type Details = Omit<Harness.Subject, "name" | "run" | "operations">
+
+const group = (options: {
+  readonly name: string
+  readonly note: string
+  readonly connections: number
+  readonly stream?: boolean
+  readonly details: Readonly<Record<string, Details>>
+}): Effect.Effect<Harness.Group, never, Scope.Scope> =>
+  Effect.gen(function*() {
+    const { connections, details, name, note } = options
+    const subjects: Array<Harness.Subject> = []
+    for (const { headers, name, port } of yield* rig) {
+      if (details[name] === undefined) continue
+      const open = yield* Effect.replicateEffect(
+        RawHttp.connect(port, { path: "/v1/chat/completions", headers, body: question(options.stream === true) }),
+        connections
+      )
+      subjects.push({
+        ...details[name],
+        name,
+        operations: connections,
+        // Until the compiler of the other process has done its work.
+        warmUps: name === "direct" ? 1 : 25,
+        // All connections at once, each with one request after the other.
+        run: async (times) => {
+          await Promise.all(open.map(async ({ exchange }) => {
+            for (let left = times; left > 0; left--) await exchange()
+          }))
+        }
+      })
+    }
+    return { name, note, subjects }
+  })
+
+const note = "client and provider on bare sockets in this process, each gateway in one of its own; direct: without any"
+
+export const groups = [
+  group({
+    name: "gateway, a whole answer, 1 connection",
+    note,
+    connections: 1,
+    details: {
+      direct: {},
+      breakwater: { over: "direct", peers: ["Portkey"], budgets: [Harness.micros(500)] },
+      Portkey: { over: "direct" }
+    }
+  }),
+  group({
+    name: "gateway, whole answers, 64 connections",
+    note: "microseconds between two answers; a third of the time is three times the throughput",
+    connections: 64,
+    details: {
+      direct: {},
+      breakwater: { peers: ["Portkey"], budgets: [Harness.ratio("Portkey", 0.333)] },
+      Portkey: {}
+    }
+  }),
+  group({
+    name: `gateway, streams of ${chunks} chunks, 64 connections`,
+    note:
+      "microseconds between the ends of two streams, whose chunks the provider sends at once; Portkey 1.15.2 answers 500",
+    connections: 64,
+    stream: true,
+    details: { direct: {}, breakwater: {} }
+  })
+]

@@ -7,6 +7,8 @@ Doctest.write()
 export default defineConfig({
   ssr: { resolve: { conditions: ["breakwater-source", ...defaultServerConditions] } },
   test: {
+    // Many tests wait for sockets and processes; the default leaves one of two cores idle.
+    maxWorkers: 2,
     reporters: ["default", "./test/support/CountReporter.ts"],
     projects: [
       { extends: true, test: { name: "unit", include: ["test/**/*.test.ts"], isolate: false } },

@@ -27,7 +27,10 @@ export interface Report {
   readonly rows: ReadonlyArray<Harness.Row>
 }
 
-const groups: ReadonlyArray<Effect.Effect<Harness.Group, never, Scope.Scope>> = [
+type Groups = ReadonlyArray<Effect.Effect<Harness.Group, never, Scope.Scope>>
+
+/** What is measured in this process alone. */
+export const inProcess: Groups = [
   ...Limiter.groups,
   ...Breaker.groups,
   ...Calls.groups,
@@ -36,12 +39,14 @@ const groups: ReadonlyArray<Effect.Effect<Harness.Group, never, Scope.Scope>> = 
   ...Hedging.groups,
   ...Classifying.groups,
   ...State.groups,
-  ...Selecting.groups,
-  ...Gateways.groups
+  ...Selecting.groups
 ]
 
+/** The gateways have processes of their own. */
+const everything: Groups = [...inProcess, ...Gateways.groups]
+
 /** Sets up one group after the other, measures it and takes it down again. */
-export const make = (settings: Harness.Settings): Effect.Effect<Report> =>
+export const make = (settings: Harness.Settings, groups: Groups = everything): Effect.Effect<Report> =>
   Effect.gen(function*() {
     const start = performance.now()
     const date = new Date().toISOString()

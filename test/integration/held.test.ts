@@ -220,11 +220,11 @@ const interruptedAfter = (turns: number, name: string, { hedge, refusals, script
   )
 }
 
-/** Interrupts after each of the first turns and then after every third one; returns how many there are, and the most hedges that one call made. */
+/** Interrupts after each of the first turns and then after every fifth one; returns how many there are, and the most hedges that one call made. */
 const afterEachTurn = (name: string, of: Case) =>
   Effect.gen(function*() {
     let hedges = 0
-    for (let turns = 0;; turns += turns < 150 ? 1 : 3) {
+    for (let turns = 0;; turns += turns < 120 ? 1 : 5) {
       const run = yield* interruptedAfter(turns, name, of)
       hedges = Math.max(hedges, run.hedges)
       if (run.ended) return { turns, hedges }

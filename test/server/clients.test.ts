@@ -194,7 +194,7 @@ const breaks: Readonly<Record<string, ProviderServer.Fault>> = {
   "half a JSON document": Fault.MalformedChunk({ after: 2 })
 }
 
-describe("clients", () => {
+describe.concurrent("clients", () => {
   for (const client of Clients.all) {
     describe(client.name, () => {
       for (const vendor of vendors) {

@@ -111,7 +111,7 @@ const everyWay = <E, R>(
     { concurrency: 4, discard: true }
   )
 
-describe("a fault where nobody else can answer", () => {
+describe.concurrent("a fault where nobody else can answer", () => {
   for (const [name, fault, status] of before) {
     it.live(`${name} is an error of status ${status}, in the face's own shape`, () =>
       everyWay({}, true, fault, (face, reply, kind, label) =>
@@ -156,7 +156,7 @@ describe("a fault where nobody else can answer", () => {
   }
 })
 
-describe("a fault where another target can answer", () => {
+describe.concurrent("a fault where another target can answer", () => {
   for (const [name, fault] of before) {
     it.live(`${name} is not seen at all`, () =>
       everyWay({}, false, fault, (face, reply, kind, label) =>
@@ -202,7 +202,7 @@ describe("a fault where another target can answer", () => {
     }).pipe(Effect.scoped))
 })
 
-describe("what a caller has to know", () => {
+describe.concurrent("what a caller has to know", () => {
   it.live("a content filter and an overflow surface as themselves", () =>
     Effect.gen(function*() {
       const { first, port } = yield* world(["openai", "anthropic"], {}, true)

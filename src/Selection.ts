@@ -755,8 +755,8 @@ export interface ScoreWeights {
  * Every factor is between 0 and 1. With the default weights, half of the score is lost by a health of 50, a quarter of
  * the headroom, four times the latency, sixteen times the cost, or not being where the affinity belongs. A target that
  * has never answered counts as the fastest one, and with 30 seconds while it is asked; one without prices counts as the
- * dearest of all. Health, headroom and cost are no smaller factor than a thousandth, so that the others still decide
- * where one is 0.
+ * dearest of all. A thousandth is added to health and headroom, and is the least factor of cost, so that the others still
+ * decide where one is 0. Where latency has no weight, attempts in flight decide between targets that are equal.
  *
  * **Gotchas**
  *

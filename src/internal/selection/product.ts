@@ -167,8 +167,13 @@ const ratio = (own: Factors, best: Factors, weights: Weights): number =>
   power(best.load / own.load, weights.latency) *
   power(best.cost / own.cost, weights.cost)
 
-const power = (ratio: number, weight: number): number =>
-  weight === 0 || ratio === 1 ? 1 : weight === 1 ? ratio : weight === 0.5 ? Math.sqrt(ratio) : ratio ** weight
+const power = (ratio: number, weight: number): number => {
+  if (weight === 0 || ratio === 1) return 1
+  if (weight === 1) return ratio
+  // Roots cost a tenth of a power.
+  if (weight === 0.5) return Math.sqrt(ratio)
+  return weight === 0.25 ? Math.sqrt(Math.sqrt(ratio)) : ratio ** weight
+}
 
 /** Lines above the powers of the ratios to the best candidate. */
 interface Bounds {

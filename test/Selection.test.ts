@@ -152,6 +152,11 @@ const tables: ReadonlyArray<{
       ["what has never answered and is better otherwise", [{ latencyMs: 100, health: 98 }, { health: 99 }], 1],
       ["what has never answered, not while it is tried", [{ latencyMs: 100, health: 60 }, { pending: 1 }], 0],
       ["of those that are being tried the one with fewer attempts", [{ pending: 2 }, { pending: 1 }], 1],
+      [
+        "what is being tried, before what keeps more waiting",
+        [{ latencyMs: 5000, pending: 9 }, { health: 1 }, { pending: 9 }],
+        2
+      ],
       ["without health the one with more headroom", [{ health: 0, headroom: 0.4 }, { health: 0, headroom: 0.5 }], 1],
       ["without headroom the healthier one", [{ headroom: 0 }, { headroom: 0, health: 50 }], 0],
       ["health before what is free of charge", [{ price: 1 }, { price: 0, health: 10 }], 0],

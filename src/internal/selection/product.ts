@@ -52,7 +52,7 @@ interface Scale {
   readonly to: number
   /** The shortest latency that is known, 0 as long as it has not been needed. */
   quickest: number
-  /** What a candidate costs whose prices are not known; 0 leaves cost out. */
+  /** What a candidate costs whose prices are not known. */
   readonly dearest: number
   /** No candidate costs less. */
   readonly cheapest: number
@@ -223,12 +223,14 @@ const next = (
   bounds: Bounds
 ): number => {
   const { healthBase, healthSlope } = bounds
+  // No more than `loadOf` tells of one that has never answered, busy or not.
+  const unknown = Math.min(quickest, unknownMs)
   const base = bounds.loadBase * bounds.others
   const slope = bounds.loadSlope * bounds.others
   for (let index = from; index < to; index++) {
     const waiting = (pending[index] ?? 0) + 1
     const millis = latency[index] ?? 0
-    const load = timed ? (millis > 0 ? millis : quickest) * waiting : waiting
+    const load = timed ? (millis > 0 ? millis * waiting : unknown) : waiting
     // The form of the comparison is what engines are fast at.
     if ((healthBase + healthSlope * (health[index] ?? 0)) * (base * load + slope) - load <= 0) continue
     if (free[index] === 1) return index

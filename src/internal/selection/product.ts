@@ -223,14 +223,13 @@ const next = (
   bounds: Bounds
 ): number => {
   const { healthBase, healthSlope } = bounds
-  // No more than `loadOf` tells of one that has never answered, busy or not.
+  // No free candidate has less of a load, whether it has answered or not.
   const unknown = Math.min(quickest, unknownMs)
   const base = bounds.loadBase * bounds.others
   const slope = bounds.loadSlope * bounds.others
   for (let index = from; index < to; index++) {
     const waiting = (pending[index] ?? 0) + 1
-    const millis = latency[index] ?? 0
-    const load = timed ? (millis > 0 ? millis * waiting : unknown) : waiting
+    const load = timed ? Math.max((latency[index] ?? 0) * waiting, unknown) : waiting
     // The form of the comparison is what engines are fast at.
     if ((healthBase + healthSlope * (health[index] ?? 0)) * (base * load + slope) - load <= 0) continue
     if (free[index] === 1) return index

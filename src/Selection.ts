@@ -365,17 +365,16 @@ export const byScore = (name: string, score: (candidate: Candidate) => number): 
   make({
     name,
     pick: (snapshot, from, to) => {
-      const [first] = snapshot.targets
-      if (first === undefined) return -1
-      const view = viewOf(snapshot, first)
+      let view: Mutable<Candidate> | undefined
       let chosen = -1
       let highest = Number.NEGATIVE_INFINITY
       let fewest = Number.POSITIVE_INFINITY
       for (let index = from; index < to; index++) {
         const target = snapshot.targets[index]
         if (snapshot.free[index] !== 1 || target === undefined) continue
-        view.index = index
+        view ??= blank(target)
         view.target = target
+        read(view, snapshot, index)
         const value = score(view)
         if (value > highest || (value === highest && view.pending < fewest)) {
           highest = value
@@ -387,35 +386,31 @@ export const byScore = (name: string, score: (candidate: Candidate) => number): 
     }
   })
 
-interface View extends Candidate {
-  index: number
-  target: Target
+type Mutable<A> = { -readonly [K in keyof A]: A[K] }
+
+const blank = (target: Target): Mutable<Candidate> => ({
+  target,
+  health: 0,
+  latencyMs: undefined,
+  perTokenMs: undefined,
+  pending: 0,
+  headroom: 0,
+  expectedCost: undefined
+})
+
+const read = (view: Mutable<Candidate>, snapshot: Snapshot, index: number): void => {
+  const { priceInput, priceOutput, tokens } = snapshot
+  view.health = snapshot.health[index] ?? 0
+  view.latencyMs = snapshot.latency[index] || undefined
+  view.perTokenMs = snapshot.perToken[index] || undefined
+  view.pending = snapshot.pending[index] ?? 0
+  view.headroom = snapshot.headroom[index] ?? 0
+  view.expectedCost = orUnknown(
+    (priceInput[index] ?? 0) * tokens.input + (priceOutput[index] ?? 0) * tokens.output
+  )
 }
 
-const viewOf = (snapshot: Snapshot, target: Target): View => ({
-  index: 0,
-  target,
-  get health() {
-    return snapshot.health[this.index] ?? 0
-  },
-  get latencyMs() {
-    return snapshot.latency[this.index] || undefined
-  },
-  get perTokenMs() {
-    return snapshot.perToken[this.index] || undefined
-  },
-  get pending() {
-    return snapshot.pending[this.index] ?? 0
-  },
-  get headroom() {
-    return snapshot.headroom[this.index] ?? 0
-  },
-  get expectedCost() {
-    const { priceInput, priceOutput, tokens } = snapshot
-    const cost = (priceInput[this.index] ?? 0) * tokens.input + (priceOutput[this.index] ?? 0) * tokens.output
-    return Number.isNaN(cost) ? undefined : cost
-  }
-})
+const orUnknown = (cost: number): number | undefined => Number.isNaN(cost) ? undefined : cost
 
 const firstFree = ({ free }: Snapshot, from: number, to: number): number => {
   if (from < to && free[from] === 1) return from
@@ -756,8 +751,8 @@ export interface ScoreWeights {
  * Every factor is between 0 and 1. With the default weights, half of the score is lost by a health of 50, a quarter of
  * the headroom, four times the latency, sixteen times the cost, or not being where the affinity belongs. A target that
  * has never answered counts as the fastest one, and with 30 seconds while it is asked; one without prices counts as the
- * dearest of all. Health, headroom and cost are no smaller factor than a thousandth, so that the others still decide
- * where one is 0.
+ * dearest of all. A thousandth is added to health and headroom, and is the least factor of cost, so that the others still
+ * decide where one is 0. Where latency has no weight, attempts in flight decide between targets that are equal.
  *
  * **Gotchas**
  *

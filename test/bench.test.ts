@@ -28,10 +28,10 @@ describe("bench", () => {
         "2 classifier: fromHttp",
         "5 health of 27 targets",
         "2 cooldown of 27 targets: latest",
-        "13 selection among 10 targets",
-        "13 selection among 100 targets",
-        "13 selection among 1000 targets",
-        "13 selection among 10000 targets"
+        "14 selection among 10 targets",
+        "14 selection among 100 targets",
+        "14 selection among 1000 targets",
+        "14 selection among 10000 targets"
       ])
       for (const { group, median, name, p10, p90, ratios } of report.rows) {
         for (const figure of [median, p10, p90, ...ratios.map((_) => _.ratio)]) {

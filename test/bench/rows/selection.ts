@@ -14,8 +14,8 @@ const seeded = (seed: number): () => number => {
 
 const prices = [0.1, 0.5, 1, 2.5, 5, 15]
 
-/** Targets as they are under load: one in ten may not be tried, one in twenty has never answered. */
-const candidates = (count: number): ReadonlyArray<Selection.CandidateOptions> => {
+/** Targets as they are under load: one in ten may not be tried, a share of them has never answered. */
+const candidates = (count: number, unknown: number): ReadonlyArray<Selection.CandidateOptions> => {
   const random = seeded(1)
   return Array.from({ length: count }, (_, index) => {
     const price = prices[index % prices.length] ?? 1
@@ -23,7 +23,7 @@ const candidates = (count: number): ReadonlyArray<Selection.CandidateOptions> =>
       target: Target.make({ provider: "p", model: `m-${index}`, price: { input: price, output: 4 * price } }),
       free: random() >= 0.1,
       health: 60 + 40 * random(),
-      latencyMs: random() < 0.05 ? 0 : 300 + 2000 * random(),
+      latencyMs: random() < unknown ? 0 : 300 + 2000 * random(),
       perTokenMs: 5 + 20 * random(),
       pending: Math.floor(5 * random()),
       headroom: random()
@@ -47,10 +47,10 @@ const own = Selection.byScore("own", ({ health, latencyMs = 300, pending }) => h
 
 const group = (count: number): Harness.Group => {
   const random = seeded(2)
-  const all = candidates(count)
+  const all = candidates(count, 0)
   const plain = Selection.snapshot(all, { start: count >> 1 })
+  const partly = Selection.snapshot(candidates(count, 0.05))
   const tied = Selection.snapshot(all, { affinity: "session-1" })
-  // The same columns all the time, as a router has them: only the start moves.
   const subject = (
     name: string,
     strategy: Selection.Strategy,
@@ -66,6 +66,7 @@ const group = (count: number): Harness.Group => {
       ...constant.map((strategy) => subject(strategy.name, strategy, plain, 1)),
       subject("tiers(powerOfTwo)", Selection.tiers(Selection.powerOfTwo), plain, 1),
       ...everyScore.map((strategy) => subject(strategy.name, strategy, plain, 20)),
+      subject("score, one in twenty has never answered", Selection.score(), partly),
       subject("score, with an affinity", Selection.score(), tied),
       subject("sticky(powerOfTwo), with an affinity", Selection.sticky(Selection.powerOfTwo), tied, 20),
       subject("byScore", own, plain)

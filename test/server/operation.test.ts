@@ -36,33 +36,41 @@ const until = (predicate: () => boolean, millis: number) =>
   })
 
 describe("a client that leaves", () => {
-  // 50 ms is the promise, and what a machine that is not busy needs; a busy one may take longer to notice.
-  it.live("takes its upstream socket along at once, whole or streamed, waiting or reading", () =>
+  it.live("takes its upstream socket along within 50 ms, whole or streamed, waiting or reading", () =>
     Effect.gen(function*() {
       const slow = { perChunk: "100 millis" } as const
       const { gateway, openai, port } = yield* world({ server: { latency: slow, reply: "x".repeat(2000) } })
       const sockets = () => Effect.map(openai.received, (_) => _.concurrent.now)
+      // The quickest of a few: a machine that is busy may be late for one of them, for reasons of its own.
+      const quickest = <E, R>(leaving: Effect.Effect<number, E, R>) =>
+        Effect.map(Effect.replicateEffect(leaving, 5), (times) => Math.min(...times))
 
       // While it reads.
-      const stream = yield* open(port, { ...hello, stream: true })
-      yield* Effect.promise(() => new Promise((resolve) => stream.response.once("data", resolve)))
-      assert.strictEqual(yield* sockets(), 1)
-      let at = performance.now()
-      stream.destroy()
-      yield* openai.awaitIdle
-      assert.isBelow(performance.now() - at, 1000)
+      const reading = Effect.gen(function*() {
+        const stream = yield* open(port, { ...hello, stream: true })
+        yield* Effect.promise(() => new Promise((resolve) => stream.response.once("data", resolve)))
+        assert.strictEqual(yield* sockets(), 1)
+        const at = performance.now()
+        stream.destroy()
+        yield* openai.awaitIdle
+        return performance.now() - at
+      })
+      assert.isBelow(yield* quickest(reading), 50)
 
       // While it waits: for a whole answer, and for the first content.
       for (const streaming of [false, true]) {
-        yield* openai.enqueue(Fault.NoAnswer())
-        const before = (yield* openai.received).requests
-        const asking = yield* Effect.forkChild(ask(port, { ...hello, stream: streaming }))
-        yield* openai.awaitRequests(before + 1)
-        yield* sleep(20)
-        at = performance.now()
-        yield* Fiber.interrupt(asking)
-        yield* openai.awaitIdle
-        assert.isBelow(performance.now() - at, 1000)
+        const waiting = Effect.gen(function*() {
+          yield* openai.enqueue(Fault.NoAnswer())
+          const before = (yield* openai.received).requests
+          const asking = yield* Effect.forkChild(ask(port, { ...hello, stream: streaming }))
+          yield* openai.awaitRequests(before + 1)
+          yield* sleep(20)
+          const at = performance.now()
+          yield* Fiber.interrupt(asking)
+          yield* openai.awaitIdle
+          return performance.now() - at
+        })
+        assert.isBelow(yield* quickest(waiting), 50)
       }
       const status = yield* gateway.status
       assert.deepStrictEqual([status.inFlight, status.models[0]?.inFlight], [0, 0])

@@ -81,18 +81,18 @@ describe("a storm of both faces", () => {
         return { fibers: alive(), timers: timers(), heap: heapMiB() }
       })
       const before = yield* quiet
-      const tally = yield* Storm.run({ ...options, seed: "again", millis: 3000 })
+      const tally = yield* Storm.run({ ...options, seed: "again", millis: 6000 })
       const after = yield* quiet
 
       assert.deepStrictEqual([tally.short, tally.lost], [0, 0])
-      assert.isAbove(tally.complete, 30)
-      assert.isAbove(tally.failed, 3)
-      assert.isAbove(tally.left, 30)
-      assert.isBelow(tally.longest, 10_000)
-      assert.isAbove(most(), 20)
+      assert.isAbove(tally.complete, 100)
+      assert.isAbove(tally.failed, 10)
+      assert.isAbove(tally.left, 100)
+      assert.isBelow(tally.longest, 5000)
+      assert.isAbove(most(), 50)
       assert.deepStrictEqual([after.fibers, sockets()], [before.fibers, 0])
       assert.isAtMost(after.timers, before.timers)
-      assert.isBelow(after.heap - before.heap, 20)
+      assert.isBelow(after.heap - before.heap, 10)
       const status = yield* gateway.status
       assert.strictEqual(status.inFlight, 0)
       for (const { inFlight, key, waiting } of status.limits) {

@@ -81,6 +81,10 @@ const text = (reply: Reply): string => {
   return joined
 }
 
+/** What an adapter has said in the metadata that is ours. */
+const knownOf = ({ metadata: { breakwater: known } }: Response.ResponseMetadataPart | Response.FinishPart) =>
+  typeof known === "object" && known !== null && !Array.isArray(known) ? known : undefined
+
 /** The decision record as far as it goes when content begins, as the `breakwater` metadata of the part that comes first. */
 export const annotateStart = (
   part: Response.ResponseMetadataPart,
@@ -88,13 +92,12 @@ export const annotateStart = (
   attempts: ReadonlyArray<Attempt>,
   waitedMs: number
 ): Response.ResponseMetadataPart => {
-  const known = part.metadata["breakwater"]
   return {
     ...part,
     metadata: {
       ...part.metadata,
       breakwater: {
-        ...(typeof known === "object" && known !== null && !Array.isArray(known) ? known : undefined),
+        ...knownOf(part),
         target: target.id,
         // The attempt that answers is not over, so it is in no record yet.
         attempts: attempts.length + 1,
@@ -112,13 +115,12 @@ export const annotateFinish = (
   timings: Timings
 ): Response.FinishPart => {
   const { cost, costAtLeast } = total(attempts)
-  const known = part.metadata["breakwater"]
   return {
     ...part,
     metadata: {
       ...part.metadata,
       breakwater: {
-        ...(typeof known === "object" && known !== null && !Array.isArray(known) ? known : undefined),
+        ...knownOf(part),
         target: target.id,
         attempts: attempts.map((attempt) => ({ ...attempt, skipped: attempt.skipped.map((_) => ({ ..._ })) })),
         timings: { ...timings },

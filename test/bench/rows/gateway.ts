@@ -1,4 +1,4 @@
-import { Effect, type Scope } from "effect"
+import { Effect } from "effect"
 import * as Children from "../../support/Children.ts"
 import * as RawHttp from "../../support/RawHttp.ts"
 import * as Harness from "../harness.ts"
@@ -71,9 +71,12 @@ const group = (options: {
   readonly connections: number
   readonly stream?: boolean
   readonly details: Readonly<Record<string, Details>>
-}): Effect.Effect<Harness.Group, never, Scope.Scope> =>
-  Effect.gen(function*() {
-    const { connections, details, name, note } = options
+}): Harness.Group => ({
+  name: options.name,
+  note: options.note,
+  clock: "wall",
+  subjects: Effect.gen(function*() {
+    const { connections, details } = options
     // So many that the beginning and the end of a sample, when not all connections are busy, count for little.
     const burst = connections === 1 ? 1 : 16
     const subjects: Array<Harness.Subject> = []
@@ -97,12 +100,13 @@ const group = (options: {
         }
       })
     }
-    return { name, note, subjects }
+    return subjects
   })
+})
 
 const note = "client and provider on bare sockets in this process, each gateway in one of its own; direct: without any"
 
-export const groups = [
+export const groups: ReadonlyArray<Harness.Group> = [
   group({
     name: "gateway, a whole answer, 1 connection",
     note,

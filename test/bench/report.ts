@@ -8,6 +8,7 @@ import * as Classifying from "./rows/classifier.ts"
 import * as Gateways from "./rows/gateway.ts"
 import * as Hedging from "./rows/hedging.ts"
 import * as Limiter from "./rows/limiter.ts"
+import * as Memory from "./rows/memory.ts"
 import * as Retrying from "./rows/retry.ts"
 import * as Selecting from "./rows/selection.ts"
 import * as State from "./rows/state.ts"
@@ -60,8 +61,8 @@ export const inProcess: Parts = {
   selection: timed(Selecting.groups)
 }
 
-/** All there is; the gateways have processes of their own. */
-export const everything: Parts = { ...inProcess, gateway: timed(Gateways.groups) }
+/** All there is; the gateways have processes of their own, and so has what is measured of memory. */
+export const everything: Parts = { ...inProcess, memory: Memory.items(), gateway: timed(Gateways.groups) }
 
 /** The parts of these names; of the others, the items that have such a text in their title. */
 export const select = (parts: Parts, names: ReadonlyArray<string>): Parts => {

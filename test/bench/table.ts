@@ -49,7 +49,7 @@ export const figure = (value: number): string => {
 }
 
 const width = 120
-const columnWidth = 9
+const columnWidth = 10
 
 /** Renders a table: a row and, under it, how it stands to its peers and budgets. */
 export const render = ({ columns, note, rows, title, unit }: Table): ReadonlyArray<string> => {

@@ -49,6 +49,7 @@ interface Bucket {
 /** Computes what is possible. */
 export const possible = (question: Question): Possible => {
   const buckets = new Map<string, Bucket>()
+  const typical = typicalOutputs(question)
   let answers = 0
   let tokens = 0
   for (const call of question.calls) {
@@ -61,7 +62,8 @@ export const possible = (question: Question): Possible => {
       if (settings === undefined) continue
       const found = earliest(buckets, settings, place, call.at, best?.at ?? due, need)
       if (found === undefined || (best !== undefined && found.at >= best.at)) continue
-      const end = found.at + serviceMs(settings, place, found.at, need.output)
+      // The time of a typical answer: with its own, only short answers would be served where there is too much to do.
+      const end = found.at + serviceMs(settings, place, found.at, typical[call.traffic] ?? 0)
       if (end <= due) best = { ...found, end }
     }
     if (best === undefined) continue
@@ -73,6 +75,18 @@ export const possible = (question: Question): Possible => {
     tokens += used(call)
   }
   return { answers, tokens }
+}
+
+/** How many tokens an answer has on average, for each entry of the traffic. */
+const typicalOutputs = ({ calls, places }: Question): ReadonlyArray<number> => {
+  const sums = places.map(() => ({ calls: 0, tokens: 0 }))
+  for (const call of calls) {
+    const sum = sums[call.traffic]
+    if (sum === undefined) continue
+    sum.calls++
+    sum.tokens += used(call) - call.input
+  }
+  return sums.map(({ calls, tokens }) => calls === 0 ? 0 : tokens / calls)
 }
 
 const matches = (matching: { readonly model?: string | undefined; readonly key?: string | undefined }, place: Place) =>

@@ -249,7 +249,7 @@ export const make = (options: {
     cost: {
       usd,
       perAnswer: usd === null ? null : share(usd, answered.length),
-      atLeast: outcomes.some((outcome) => outcome.costAtLeast)
+      atLeast: usd !== null && outcomes.some((outcome) => outcome.costAtLeast)
     },
     errors: {
       byClass: count(outcomes.map((outcome) => outcome.errorClass)),

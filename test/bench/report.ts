@@ -14,6 +14,7 @@ import * as Selecting from "./rows/selection.ts"
 import * as State from "./rows/state.ts"
 import * as Streams from "./rows/stream.ts"
 import * as Times from "./rows/timeouts.ts"
+import * as Traffic from "./rows/traffic.ts"
 import * as Tables from "./table.ts"
 
 export interface Report {
@@ -62,7 +63,12 @@ export const inProcess: Parts = {
 }
 
 /** All there is; the gateways have processes of their own, and so has what is measured of memory. */
-export const everything: Parts = { ...inProcess, memory: Memory.items(), gateway: timed(Gateways.groups) }
+export const everything: Parts = {
+  ...inProcess,
+  traffic: Traffic.items,
+  memory: Memory.items(),
+  gateway: timed(Gateways.groups)
+}
 
 /** The parts of these names; of the others, the items that have such a text in their title. */
 export const select = (parts: Parts, names: ReadonlyArray<string>): Parts => {
@@ -129,7 +135,8 @@ export const render = (report: Report): string => {
     `${report.date}, ${report.seconds} s`,
     ...Tables.wrap(
       "Times: one process, rounds interleaved; medians of microseconds an operation, of the thread's own time unless it " +
-        "says otherwise; ratios are medians of the ratios within a round.",
+        "says otherwise; ratios are medians of the ratios within a round. Traffic: virtual time, the same calls and providers " +
+        "for all, seed 1.",
       ""
     ),
     ...report.tables.flatMap((table) => ["", ...Tables.render(table)]),

@@ -49,6 +49,7 @@ export const figure = (value: number): string => {
 }
 
 const width = 120
+/** One more than the longest name of a column needs. */
 const columnWidth = 10
 
 /** Renders a table: a row and, under it, how it stands to its peers and budgets. */

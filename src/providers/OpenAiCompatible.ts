@@ -158,18 +158,25 @@ export const requestBody = (
   options?: { readonly stream?: boolean | undefined }
 ): Readonly<Record<string, unknown>> => encode(preset, target, request, options?.stream ?? false).body
 
-const format = (preset: Preset): Format<State> => ({
-  request: (target, request, stream) => {
-    const { body, problems } = encode(preset, target, request, stream)
+const format = (preset: Preset): Format<State> => {
+  const url = Wire.once((target) => {
     const base = target.baseUrl ?? preset.baseUrl
-    if (base === undefined) return Wire.withoutBaseUrl(target, body)
-    return { url: Wire.join(base, "/chat/completions"), headers: {}, body, problems }
-  },
-  authorize: (key) => ["authorization", `Bearer ${key}`],
-  reply,
-  machine,
-  requestIds: preset.requestIds
-})
+    return base === undefined ? undefined : Wire.join(base, "/chat/completions")
+  })
+  return {
+    request: (target, request, stream) => {
+      const { body, problems } = encode(preset, target, request, stream)
+      const address = url(target)
+      return address === undefined
+        ? Wire.withoutBaseUrl(target, body)
+        : { url: address, headers: {}, body, problems }
+    },
+    authorize: (key) => ["authorization", `Bearer ${key}`],
+    reply,
+    machine,
+    requestIds: preset.requestIds
+  }
+}
 
 // -----------------------------------------------------------------------------
 // requests

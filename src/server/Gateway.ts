@@ -70,6 +70,7 @@ import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import * as Alarms from "../internal/alarm.ts"
 import * as Anthropic from "../internal/gateway/anthropic.ts"
 import * as Configs from "../internal/gateway/config.ts"
 import * as Environment from "../internal/gateway/environment.ts"
@@ -219,6 +220,7 @@ export const make: (
   config: Config
 ) => Effect.Effect<Gateway["Service"], never, HttpClient.HttpClient | Scope.Scope> = Effect.fnUntraced(
   function*({ plan }: Config) {
+    yield* Alarms.keep
     const startedAt = yield* Clock.currentTimeMillis
     const state = yield* Models.makeState
     const desk = Serving.makeDesk(state, { plan, models: yield* Models.build(state, plan) })

@@ -40,6 +40,8 @@ const refusal = (
 
 export const invalid = (message: string, param?: string): Refusal => refusal(400, "invalid_request", message, { param })
 
+export const unreadable: Refusal = invalid("the body could not be read")
+
 export const unauthorized = (isMissing: boolean): Refusal =>
   refusal(
     401,

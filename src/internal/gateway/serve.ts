@@ -6,6 +6,7 @@
 import * as Cause from "effect/Cause"
 import * as Channel from "effect/Channel"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -18,15 +19,15 @@ import * as Random from "effect/Random"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import { isLLMError, type LLMError } from "../../LLMError.ts"
+import type { LLMError } from "../../LLMError.ts"
 import type { CompletionRequest, StreamPart } from "../../LLMService.ts"
-import * as Timeouts from "../../Timeouts.ts"
 import * as Json from "../wire/json.ts"
 import type { AccessKey, Plan } from "./config.ts"
 import * as Embeddings from "./embeddings.ts"
 import type { Asked, Envelope, Face, Writer } from "./face.ts"
 import * as Keys from "./keys.ts"
 import type { Model, State } from "./models.ts"
+import * as Receiving from "./receiving.ts"
 import * as Refusals from "./refusal.ts"
 import * as Sending from "./sending.ts"
 
@@ -70,8 +71,10 @@ interface Visit {
   readonly request: HttpServerRequest.HttpServerRequest
   readonly scope: Scope.Scope
   readonly envelope: Envelope
-  readonly startedAt: number
   readonly key: AccessKey | undefined
+  /** Whether it is among the calls in flight, and under which model. */
+  isIn: boolean
+  model: string | undefined
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -84,31 +87,33 @@ const handler = (
   face: Face,
   handle: (visit: Visit) => Effect.Effect<Response, Refusals.Refusal>
 ): Handler =>
-  Effect.withFiber((fiber) => {
-    const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
-    const envelope = { requestId: newId(fiber.getRef(Random.Random)), created: Math.floor(now / 1000) }
+  Effect.contextWith((context: Context.Context<HttpServerRequest.HttpServerRequest | Scope.Scope>) => {
+    const now = Context.get(context, Clock.Clock).currentTimeMillisUnsafe()
+    const request = Context.get(context, HttpServerRequest.HttpServerRequest)
+    const admitted = admit(desk, request)
+    const visit: Visit = {
+      desk,
+      face,
+      request,
+      scope: Context.get(context, Scope.Scope),
+      envelope: { requestId: newId(Context.get(context, Random.Random)), created: Math.floor(now / 1000) },
+      key: Result.isSuccess(admitted) ? admitted.success : undefined,
+      isIn: false,
+      model: undefined
+    }
     desk.counts.calls++
-    return Effect.flatMap(Effect.zip(HttpServerRequest.HttpServerRequest, Effect.scope), ([request, scope]) => {
-      const visit = (key: AccessKey | undefined): Visit => ({
-        desk,
-        face,
-        request,
-        scope,
-        envelope,
-        startedAt: now,
-        key
+    const handled = Result.isFailure(admitted)
+      ? Effect.fail(admitted.failure)
+      : Effect.flatMap(Scope.addFinalizer(visit.scope, Effect.sync(() => leave(visit))), () => {
+        enter(visit)
+        return handle(visit)
       })
-      const admitted = admit(desk, request)
-      const handled = Result.isFailure(admitted)
-        ? Effect.fail(admitted.failure)
-        : Effect.andThen(entered(desk, scope, undefined), handle(visit(admitted.success)))
-      return handled.pipe(
-        Effect.catch((refusal) => Effect.succeed(refused(visit(undefined), refusal))),
-        Effect.catchDefect((defect) =>
-          Effect.as(Effect.logError("gateway: a call failed", defect), refused(visit(undefined), Refusals.defect))
-        )
+    return handled.pipe(
+      Effect.catch((refusal) => Effect.succeed(refused(visit, refusal))),
+      Effect.catchDefect((defect) =>
+        Effect.as(Effect.logError("gateway: a call failed", defect), refused(visit, Refusals.defect))
       )
-    })
+    )
   })
 
 const digits = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -132,22 +137,26 @@ const admit = (
   return key === undefined ? Result.fail(Refusals.unauthorized(secret === undefined)) : Result.succeed(key)
 }
 
-/** Counts a call as long as its scope is open, which is to the last byte of its response. */
-const entered = (desk: Desk, scope: Scope.Scope, model: string | undefined): Effect.Effect<void> =>
-  Effect.suspend(() => {
-    count(desk, model, 1)
-    return Scope.addFinalizer(scope, Effect.sync(() => count(desk, model, -1)))
-  })
+/** Counts a call; its scope is open to the last byte of its response, and then it leaves. */
+const enter = (visit: Visit): void => {
+  visit.isIn = true
+  visit.desk.inFlight++
+}
 
-const count = (desk: Desk, model: string | undefined, by: 1 | -1): void => {
-  if (model === undefined) {
-    desk.inFlight += by
-    if (desk.inFlight === 0) { for (const resume of desk.idle) resume() }
-    return
+/** Counts it under its model, too, once that is known. */
+const enterModel = (visit: Visit, model: string): void => {
+  visit.model = model
+  const { byModel } = visit.desk
+  byModel.set(model, (byModel.get(model) ?? 0) + 1)
+}
+
+const leave = ({ desk, isIn, model }: Visit): void => {
+  if (model !== undefined) {
+    const left = (desk.byModel.get(model) ?? 0) - 1
+    if (left === 0) desk.byModel.delete(model)
+    else desk.byModel.set(model, left)
   }
-  const next = (desk.byModel.get(model) ?? 0) + by
-  if (next === 0) desk.byModel.delete(model)
-  else desk.byModel.set(model, next)
+  if (isIn && --desk.inFlight === 0) { for (const resume of desk.idle) resume() }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -157,87 +166,11 @@ const count = (desk: Desk, model: string | undefined, by: 1 | -1): void => {
 const bodyOf = ({ desk, request }: Visit): Effect.Effect<unknown, Refusals.Refusal> => {
   const { bodyTimeoutMs, maxBodyBytes } = desk.current.plan.settings
   if (Number(request.headers["content-length"] ?? 0) > maxBodyBytes) return Effect.fail(Refusals.tooLarge(maxBodyBytes))
-  return Effect.flatMap(
-    Effect.catch(
-      Timeouts.attempt(textOf(request, maxBodyBytes), bodyTimeoutMs, { provider: "client" }),
-      (error) => Effect.fail(isLLMError(error) ? Refusals.tooSlow(bodyTimeoutMs) : error)
-    ),
-    (text) => {
-      const body = Json.parse(text)
-      return body === undefined ? Effect.fail(Refusals.invalid("the body is not JSON")) : Effect.succeed(body)
-    }
-  )
-}
-
-// Not `request.text`: when that is interrupted it takes the connection along, and nobody would be told why.
-const textOf = (
-  request: HttpServerRequest.HttpServerRequest,
-  maxBytes: number
-): Effect.Effect<string, Refusals.Refusal> =>
-  Effect.suspend(() => {
-    const { source } = request
-    if (isReadable(source)) return textOfReadable(source, maxBytes)
-    const decoder = new TextDecoder()
-    let text = ""
-    let size = 0
-    const read = Stream.runForEachArray(
-      Stream.mapError(request.stream, () => Refusals.invalid("the body could not be read")),
-      (pieces) => {
-        for (const piece of pieces) {
-          size += piece.length
-          if (size > maxBytes) return Effect.fail(Refusals.tooLarge(maxBytes))
-          text += decoder.decode(piece, { stream: true })
-        }
-        return Effect.void
-      }
-    )
-    return Effect.map(read, () => text + decoder.decode())
+  return Effect.flatMap(Receiving.text(request, { maxBytes: maxBodyBytes, timeoutMs: bodyTimeoutMs }), (text) => {
+    const body = Json.parse(text)
+    return body === undefined ? Effect.fail(Refusals.invalid("the body is not JSON")) : Effect.succeed(body)
   })
-
-/** What is used of a Node request. */
-interface Readable {
-  readonly on: (event: "data" | "end" | "error" | "close", listener: (value: Uint8Array) => void) => unknown
-  readonly off: (event: "data" | "end" | "error" | "close", listener: (value: Uint8Array) => void) => unknown
-  readonly pause: () => unknown
 }
-
-const isReadable = (source: object): source is Readable => "on" in source && "off" in source && "pause" in source
-
-// On Node the request is read as it is: a stream and a channel over it take longer than all that is done with the body.
-const textOfReadable = (source: Readable, maxBytes: number): Effect.Effect<string, Refusals.Refusal> =>
-  Effect.callback<string, Refusals.Refusal>((resume) => {
-    const decoder = new TextDecoder()
-    let text = ""
-    let size = 0
-    const done = (exit: Effect.Effect<string, Refusals.Refusal>): void => {
-      leave()
-      resume(exit)
-    }
-    const onData = (piece: Uint8Array): void => {
-      size += piece.length
-      if (size > maxBytes) {
-        source.pause()
-        return done(Effect.fail(Refusals.tooLarge(maxBytes)))
-      }
-      text += decoder.decode(piece, { stream: true })
-    }
-    const onEnd = (): void => done(Effect.succeed(text + decoder.decode()))
-    const onBroken = (): void => done(Effect.fail(Refusals.invalid("the body could not be read")))
-    const leave = (): void => {
-      source.off("data", onData)
-      source.off("end", onEnd)
-      source.off("error", onBroken)
-      source.off("close", onBroken)
-    }
-    source.on("data", onData)
-    source.on("end", onEnd)
-    source.on("error", onBroken)
-    source.on("close", onBroken)
-    return Effect.sync(() => {
-      source.pause()
-      leave()
-    })
-  })
 
 const modelOf = ({ desk, key }: Visit, name: string): Effect.Effect<Model, Refusals.Refusal> => {
   const model = desk.current.models.get(name)
@@ -299,8 +232,10 @@ const headersOf = ({ desk, envelope, face }: Visit, course: Course | undefined):
   ...(desk.draining ? { connection: "close" } : {})
 })
 
+const unsafeInHeader = /[^\x20-\x7e]/
+
 // Ids of targets are chosen freely, and a header holds less than a JSON text.
-const headerSafe = (text: string): string => text.replaceAll(/[^\x20-\x7e]/g, "?")
+const headerSafe = (text: string): string => unsafeInHeader.test(text) ? text.replaceAll(/[^\x20-\x7e]/g, "?") : text
 
 const refused = (visit: Visit, refusal: Refusals.Refusal): Response => {
   const { desk, envelope, face } = visit
@@ -364,11 +299,10 @@ export const completions = (desk: Desk, face: Face): Handler =>
         return Effect.fail(read.failure)
       }
       const asked = read.success
-      return Effect.flatMap(modelOf(visit, asked.model), (model) =>
-        Effect.andThen(
-          entered(desk, visit.scope, model.name),
-          asked.stream ? streamed(visit, model, asked) : whole(visit, model, asked)
-        ))
+      return Effect.flatMap(modelOf(visit, asked.model), (model) => {
+        enterModel(visit, model.name)
+        return asked.stream ? streamed(visit, model, asked) : whole(visit, model, asked)
+      })
     }))
 
 const whole = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response, Refusals.Refusal> =>
@@ -539,16 +473,14 @@ export const embeddings = (desk: Desk, face: Face): Handler =>
             usage: Embeddings.used
           }
         )
-        return Effect.andThen(
-          entered(desk, visit.scope, model.name),
-          Effect.matchEffect(executed, {
-            onSuccess: ({ attempts, target, timings, value }) =>
-              Effect.succeed(
-                answered(visit, value, { target, attempts: attempts.length, waitedMs: timings.waitedMs })
-              ),
-            onFailure: (error) => Effect.fail(Refusals.ofError(error))
-          })
-        )
+        enterModel(visit, model.name)
+        return Effect.matchEffect(executed, {
+          onSuccess: ({ attempts, target, timings, value }) =>
+            Effect.succeed(
+              answered(visit, value, { target, attempts: attempts.length, waitedMs: timings.waitedMs })
+            ),
+          onFailure: (error) => Effect.fail(Refusals.ofError(error))
+        })
       })
     }))
 

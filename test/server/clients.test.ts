@@ -134,6 +134,12 @@ const expectations: Readonly<Record<string, Expected>> = {
     code: "overloaded",
     type: "overloaded_error"
   },
+  "a wrong key of the gateway": {
+    fault: Fault.Status({ status: 401 }),
+    status: 502,
+    code: "upstream_authentication",
+    type: "api_error"
+  },
   "a retired model": {
     fault: answered(404, { message: "The model does not exist", code: "model_not_found" }),
     status: 404,

@@ -444,8 +444,6 @@ const codes: Readonly<Record<string, string>> = {
   queue_full: "rate_limit_exceeded",
   queue_timeout: "rate_limit_exceeded",
   cooldown: "rate_limit_exceeded",
-  invalid_key: "invalid_api_key",
-  expired_credential: "invalid_api_key",
   billing_disabled: "insufficient_quota"
 }
 

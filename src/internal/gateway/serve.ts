@@ -406,7 +406,8 @@ const opened = (
     if (error !== undefined && Cause.isDone(error)) return Cause.done()
     if (error === undefined && Cause.hasInterrupts(cause)) return Effect.interrupt
     const refusal = error === undefined ? Refusals.defect : Refusals.ofError(error)
-    const told = Effect.logWarning(`gateway: ${visit.envelope.requestId}: the stream broke: ${refusal.message}`)
+    const why = error === undefined ? Cause.pretty(cause) : error.message
+    const told = Effect.logWarning(`gateway: ${visit.envelope.requestId}: the stream broke: ${why}`)
     return Effect.as(told, writer.failure(refusal))
   }
 

@@ -11,6 +11,7 @@ import { constTrue } from "effect/Function"
 import * as HttpClient from "effect/http/HttpClient"
 import type { HttpClientError } from "effect/http/HttpClientError"
 import * as HttpClientRequest from "effect/http/HttpClientRequest"
+import type { HttpClientResponse } from "effect/http/HttpClientResponse"
 import type { Scope } from "effect/Scope"
 import type * as Stream from "effect/Stream"
 
@@ -50,14 +51,23 @@ export const register = (client: HttpClient.HttpClient, transport: Transport): H
   return client
 }
 
-export const of = (client: HttpClient.HttpClient): Transport => transports.get(client) ?? over(client)
+/** Marks a client whose exchanges end with their scope by themselves. */
+export const bound = (client: HttpClient.HttpClient): HttpClient.HttpClient => register(client, over(client.execute))
+
+export const of = (client: HttpClient.HttpClient): Transport => transports.get(client) ?? over(scoped(client).execute)
 
 // Bound to the scope, an exchange lets go of its socket also when nobody ever reads its body.
-const over = (client: HttpClient.HttpClient): Transport => {
-  const { execute } = HttpClient.transformResponse(
+const scoped = (client: HttpClient.HttpClient): HttpClient.HttpClient.With<HttpClientError, Scope> =>
+  HttpClient.transformResponse(
     HttpClient.withScope(client),
     Effect.provideService(HttpClient.TracerDisabledWhen, constTrue)
   )
+
+const over = (
+  execute: (
+    request: HttpClientRequest.HttpClientRequest
+  ) => Effect.Effect<HttpClientResponse, HttpClientError, Scope>
+): Transport => {
   const open: Transport["open"] = ({ body, headers, url }) =>
     Effect.map(
       execute(

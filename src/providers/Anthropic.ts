@@ -549,15 +549,13 @@ const stop = (state: State): Step<State> => {
 // `message_stop` ends the stream by itself, so a connection that ends before it was cut.
 const machine: Machine<State> = { initial, step, end: () => undefined }
 
-const url = Wire.once((target) => {
-  const base = target.baseUrl ?? defaultBaseUrl
-  const versioned = /\/v\d+\/*$/.test(new URL(base).pathname)
-  return Wire.join(base, versioned ? "/messages" : "/v1/messages")
-})
-
 const format: Format<State> = {
+  url: Wire.once((target) => {
+    const base = target.baseUrl ?? defaultBaseUrl
+    const versioned = /\/v\d+\/*$/.test(new URL(base).pathname)
+    return Wire.join(base, versioned ? "/messages" : "/v1/messages")
+  }),
   request: (target, request, stream) => ({
-    url: url(target),
     headers: { "anthropic-version": "2023-06-01" },
     ...encode(target, request, stream)
   }),

@@ -158,25 +158,17 @@ export const requestBody = (
   options?: { readonly stream?: boolean | undefined }
 ): Readonly<Record<string, unknown>> => encode(preset, target, request, options?.stream ?? false).body
 
-const format = (preset: Preset): Format<State> => {
-  const url = Wire.once((target) => {
+const format = (preset: Preset): Format<State> => ({
+  url: Wire.once((target) => {
     const base = target.baseUrl ?? preset.baseUrl
     return base === undefined ? undefined : Wire.join(base, "/chat/completions")
-  })
-  return {
-    request: (target, request, stream) => {
-      const { body, problems } = encode(preset, target, request, stream)
-      const address = url(target)
-      return address === undefined
-        ? Wire.withoutBaseUrl(target, body)
-        : { url: address, headers: {}, body, problems }
-    },
-    authorize: (key) => ["authorization", `Bearer ${key}`],
-    reply,
-    machine,
-    requestIds: preset.requestIds
-  }
-}
+  }),
+  request: (target, request, stream) => ({ headers: {}, ...encode(preset, target, request, stream) }),
+  authorize: (key) => ["authorization", `Bearer ${key}`],
+  reply,
+  machine,
+  requestIds: preset.requestIds
+})
 
 // -----------------------------------------------------------------------------
 // requests

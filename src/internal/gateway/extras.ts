@@ -36,6 +36,7 @@ export const sending = (adapter: Adapter, family: Family): Adapter => {
       : { ...request, extra: { ...own.fields, ...request.extra } }
   }
   return {
+    check: adapter.check,
     complete: (target, request) => adapter.complete(target, joined(request)),
     stream: (target, request) => adapter.stream(target, joined(request))
   }

@@ -21,9 +21,8 @@ import type { Body } from "./prompt.ts"
 import * as Sse from "./sse.ts"
 import * as Transport from "./transport.ts"
 
-/** A request as a format describes it; `problems` says what it could not express, an empty `url` that there is none. */
+/** A request as a format describes it; `problems` says what it could not express. */
 export interface WireRequest {
-  readonly url: string
   readonly headers: Readonly<Record<string, string>>
   readonly body: Body
   readonly problems: ReadonlyArray<string>
@@ -31,6 +30,8 @@ export interface WireRequest {
 
 /** A wire format: pure functions between requests, replies and bytes. */
 export interface Format<S> {
+  /** Where requests of a target go; `undefined` when there is no such place. */
+  readonly url: (target: Target) => string | undefined
   readonly request: (target: Target, request: CompletionRequest, stream: boolean) => WireRequest
   /** The header that carries the key. */
   readonly authorize: (key: string) => readonly [name: string, value: string]
@@ -44,9 +45,10 @@ export interface Format<S> {
 export const adapter = <S>(client: HttpClient.HttpClient, format: Format<S>): Adapter => {
   const transport = Transport.of(client)
   return {
+    check: (target) => format.url(target) === undefined ? withoutUrl(target) : undefined,
     complete: (target, request) =>
       Effect.suspend(() => {
-        const sending = prepared(format, target, format.request(target, request, false), false)
+        const sending = prepared(format, target, format.url(target), format.request(target, request, false), false)
         if (Result.isFailure(sending)) return Effect.fail(sending.failure)
         return whole(transport, format, sending.success, (exchange, text) =>
           Result.match(readReply(format, exchange, text), {
@@ -58,7 +60,7 @@ export const adapter = <S>(client: HttpClient.HttpClient, format: Format<S>): Ad
       }),
     stream: (target, request) =>
       Stream.unwrap(Effect.suspend(() => {
-        const sending = prepared(format, target, format.request(target, request, true), true)
+        const sending = prepared(format, target, format.url(target), format.request(target, request, true), true)
         if (Result.isFailure(sending)) return Effect.fail(sending.failure)
         const { caller, request: sent } = sending.success
         return Effect.matchEffect(transport.open(sent), {
@@ -75,11 +77,12 @@ export const postJson = (
   client: HttpClient.HttpClient,
   format: Pick<Format<never>, "authorize" | "requestIds">,
   target: Target,
+  url: string | undefined,
   wire: WireRequest,
   isReply: (body: unknown) => boolean
 ): Effect.Effect<unknown, LLMError.LLMError> =>
   Effect.suspend(() => {
-    const sending = prepared(format, target, wire, false)
+    const sending = prepared(format, target, url, wire, false)
     if (Result.isFailure(sending)) return Effect.fail(sending.failure)
     return whole(Transport.of(client), format, sending.success, (exchange, text) => {
       const body = Json.parse(text)
@@ -120,13 +123,17 @@ const errorBodyLimit = 64 * 1024
 const prepared = (
   format: Pick<Format<never>, "authorize">,
   target: Target,
+  url: string | undefined,
   wire: WireRequest,
   stream: boolean
 ): Result.Result<Sending, LLMError.LLMError> => {
+  if (url === undefined) return Result.fail(rejected(target, `target.${withoutUrl(target)}`, "target"))
   const problem = wire.problems[0]
-  if (problem !== undefined) return Result.fail(rejected(target, problem, wire.url === "" ? "target" : "request"))
+  if (problem !== undefined) return Result.fail(rejected(target, problem, "request"))
   const body = Result.try(() => JSON.stringify(wire.body))
-  if (Result.isFailure(body)) return Result.fail(rejected(target, "extra or parameters hold a value that is not JSON"))
+  if (Result.isFailure(body)) {
+    return Result.fail(rejected(target, "extra or parameters hold a value that is not JSON", "request"))
+  }
 
   const key = target.key === undefined ? undefined : Redacted.value(target.key.value).trim()
   const headers: Record<string, string> = {
@@ -140,8 +147,8 @@ const prepared = (
     headers[name] = value
   }
   return Result.succeed({
-    caller: { target, url: wire.url, key },
-    request: { url: wire.url, headers, body: body.success }
+    caller: { target, url, key },
+    request: { url, headers, body: body.success }
   })
 }
 
@@ -179,8 +186,12 @@ const opened = <A>(
     return observe === undefined ? goOn : Effect.andThen(observe({ target: caller.target, status, headers }), goOn)
   })
 
+/** What to mend where there is nowhere to go. */
+const withoutUrl = (target: Target): string =>
+  `baseUrl is missing: provider ${target.provider} has no address of its own`
+
 /** An error of the caller's making, found before anything was sent. */
-const rejected = (target: Target, detail: string, scope: "request" | "target" = "request"): LLMError.LLMError =>
+const rejected = (target: Target, detail: string, scope: "request" | "target"): LLMError.LLMError =>
   new LLMError.PermanentError({
     provider: target.provider,
     model: target.model,

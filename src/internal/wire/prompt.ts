@@ -159,11 +159,3 @@ export const join = (base: string, path: string, query?: Readonly<Record<string,
   for (const [name, value] of Object.entries(query ?? {})) url.searchParams.set(name, value)
   return url.href
 }
-
-/** A request that has nowhere to go; the field is named so that the program can be mended. */
-export const withoutBaseUrl = (target: Target, body: Body) => ({
-  url: "",
-  headers: {},
-  body,
-  problems: [`target.baseUrl is missing: provider ${target.provider} has no address of its own`]
-})

@@ -124,6 +124,8 @@ export type ResponseFormat =
     readonly type: "json_schema"
     /** Name of the schema: letters, digits, `_` and `-`. */
     readonly name: string
+    /** What the object is, for the model. */
+    readonly description?: string | undefined
     readonly schema: JsonSchema.JsonSchema
     /**
      * Whether the provider must enforce the schema.

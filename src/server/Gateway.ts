@@ -20,8 +20,12 @@
  * a `[DONE]` or `message_stop`. A client that leaves ends the call at its provider at once, and one that stops reading is
  * cut off after `slowClient`.
  *
+ * A client learns of its own mistakes as such. What is wrong with the gateway's keys at a provider is a 502, and messages
+ * hold the words of providers, but none of the runtime's, which name addresses of the network.
+ *
  * Fields that the format has and this library has no word for go to targets of the client's own format as they are.
- * What an answer could not hold is refused: several choices, log probabilities, audio, tools that a provider executes.
+ * Several choices (`n`) are as many calls side by side, each with its own failover; a stream of them ends with the first
+ * error. What an answer could not hold is refused: log probabilities, audio, tools that a provider executes.
  *
  * **Gotchas**
  *

@@ -28,7 +28,7 @@ export interface Asked {
 
 export const read = (json: unknown): Result.Result<Asked, Refusal> =>
   Reading.reading(() => {
-    const body = Reading.object(json, "the body")
+    const body = Reading.body(json)
     const model = Reading.name(body["model"], "model")
     const { input } = body
     if (typeof input !== "string" && !Array.isArray(input)) Reading.wrong("input", "must be a string or an array")

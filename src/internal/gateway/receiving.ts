@@ -22,8 +22,13 @@ type Text = Effect.Effect<string, Refusals.Refusal>
 
 // Not `request.text`: when that is interrupted it takes the connection along, and nobody would be told why.
 export const text = (request: HttpServerRequest.HttpServerRequest, bounds: Bounds): Text => {
-  const { source } = request
-  return isReadable(source) ? ofReadable(source, bounds) : ofStream(request, bounds)
+  const { headers, source } = request
+  const encoding = headers["content-encoding"] ?? "identity"
+  if (encoding.toLowerCase() !== "identity") return Effect.fail(Refusals.encoded(encoding))
+  // Only the stream tells a client to go on that asks whether it may.
+  return isReadable(source) && headers["expect"] === undefined
+    ? ofReadable(source, bounds)
+    : ofStream(request, bounds)
 }
 
 const ofStream = (request: HttpServerRequest.HttpServerRequest, { maxBytes, timeoutMs }: Bounds): Text => {

@@ -57,10 +57,21 @@ export const unknownModel = (model: string): Refusal =>
   })
 
 export const unknownRoute = (method: string, url: string): Refusal =>
-  refusal(404, "unknown_url", `there is no ${method} ${url.split("?")[0]} here`)
+  refusal(
+    404,
+    "unknown_url",
+    `there is no ${method} ${url.split("?")[0]} here${/^\/(?:openai\/)?v1\//.test(url) ? "" : ": paths begin with /v1"}`
+  )
 
 export const tooLarge = (limit: number): Refusal =>
   refusal(413, "payload_too_large", `the request body is larger than ${limit} bytes`)
+
+export const encoded = (encoding: string): Refusal =>
+  refusal(
+    415,
+    "unsupported_media_type",
+    `the request body must be sent as it is, not with content-encoding ${encoding}`
+  )
 
 export const tooSlow = (millis: number): Refusal =>
   refusal(408, "request_timeout", `the request body did not arrive within ${millis} ms`, { isFinal: false })
@@ -94,7 +105,11 @@ const spent: ReadonlySet<string> = new Set(["insufficient_quota", "billing_disab
  * runtime, which name the addresses of our network. The log has both.
  */
 const messageOf = (error: LLMError): string =>
-  error.cause !== undefined || isOfOurAccount(error) ? update(error, { detail: undefined }).message : error.message
+  error.origin === "router" && error.detail !== undefined
+    ? error.detail.replace(/^request\./, "")
+    : error.cause !== undefined || isOfOurAccount(error)
+    ? update(error, { detail: undefined }).message
+    : error.message
 
 const waitOf = ({ exhaustion, retryAfter }: LLMError): number | undefined => {
   const millis = retryAfter === undefined ? exhaustion?.earliestMs : Duration.toMillis(retryAfter)

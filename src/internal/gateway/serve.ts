@@ -3,6 +3,7 @@
  *
  * @internal
  */
+import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Channel from "effect/Channel"
 import * as Clock from "effect/Clock"
@@ -20,7 +21,7 @@ import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { LLMError } from "../../LLMError.ts"
-import type { CompletionRequest, StreamPart } from "../../LLMService.ts"
+import type { Completion, CompletionRequest, StreamPart } from "../../LLMService.ts"
 import * as Json from "../wire/json.ts"
 import type { AccessKey, Plan } from "./config.ts"
 import * as Embeddings from "./embeddings.ts"
@@ -305,29 +306,37 @@ export const completions = (desk: Desk, face: Face): Handler =>
       })
     }))
 
-const whole = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response, Refusals.Refusal> =>
-  Effect.matchEffect(model.service.complete(asked.request), {
-    onSuccess: (completion) =>
-      Effect.succeed(
-        answered(visit, visit.face.whole(visit.envelope, completion), {
-          target: completion.target,
-          attempts: completion.attempts.length,
-          waitedMs: completion.timings.waitedMs
-        })
-      ),
+const whole = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response, Refusals.Refusal> => {
+  const one = model.service.complete(asked.request)
+  const all = asked.choices === 1
+    ? Effect.map(one, Arr.of)
+    : Effect.all(Arr.makeBy(asked.choices, () => one), { concurrency: "unbounded" })
+  return Effect.matchEffect(all, {
+    onSuccess: (completions) =>
+      Effect.succeed(answered(visit, visit.face.whole(visit.envelope, completions), courseOfAll(completions))),
     onFailure: (error) => Effect.fail(Refusals.ofError(error))
   })
+}
 
-type Parts = ReadonlyArray<StreamPart>
-type Source = Pull.Pull<Parts, LLMError>
+const courseOfAll = (completions: Arr.NonEmptyReadonlyArray<Completion>): Course => ({
+  target: completions[0].target,
+  attempts: completions.reduce((sum, { attempts }) => sum + attempts.length, 0),
+  waitedMs: Math.max(...completions.map((_) => _.timings.waitedMs))
+})
+
+/** Pieces of a stream, as they come, and how they are read: parts of one choice, or of several in turn. */
+interface Pieces<A> {
+  readonly stream: Stream.Stream<A, LLMError>
+  readonly write: (pieces: ReadonlyArray<A>) => string
+  readonly course: (pieces: ReadonlyArray<A>) => Course | undefined
+}
 
 /**
  * A stream is opened by its first content, so that whatever fails before that has a status of its own. A wait that lasts
  * opens it all the same, with a comment, and from then on errors are events.
  */
 const streamed = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response, Refusals.Refusal> => {
-  const { envelope, face, request, scope } = visit
-  const { heartbeatMs } = visit.desk.current.plan.settings
+  const { envelope, face, request } = visit
   const writer = face.writer(envelope, asked)
   const policy = asked.request.streamPolicy ?? model.plan.options.streamPolicy
   // A client that does not know of beginning anew would take two answers for one.
@@ -336,18 +345,31 @@ const streamed = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Respo
     ...asked.request,
     streamPolicy: policy === "restart" && !understands ? "fail" : policy
   })
+  if (asked.choices === 1) {
+    return open(visit, writer, { stream, write: (parts) => writer.parts(parts, 0), course: ([part]) => courseOf(part) })
+  }
+  const choices = Arr.makeBy(asked.choices, (choice) => Stream.map(stream, (part) => ({ choice, part })))
+  return open(visit, writer, {
+    stream: Stream.mergeAll(choices, { concurrency: "unbounded" }),
+    write: (pieces) => pieces.map(({ choice, part }) => writer.parts([part], choice)).join(""),
+    course: ([piece]) => courseOf(piece?.part)
+  })
+}
+
+const open = <A>(visit: Visit, writer: Writer, pieces: Pieces<A>): Effect.Effect<Response, Refusals.Refusal> => {
+  const { heartbeatMs } = visit.desk.current.plan.settings
   return Effect.flatMap(
-    Channel.toPullScoped(Stream.toChannel(stream), scope),
-    (source: Source) =>
+    Channel.toPullScoped(Stream.toChannel(pieces.stream), visit.scope),
+    (source: Source<A>) =>
       Effect.flatMap(
-        Effect.forkIn(source, scope, { startImmediately: true }),
+        Effect.forkIn(source, visit.scope, { startImmediately: true }),
         (first) =>
           Effect.flatMap(within(first, heartbeatMs), (exit) => {
             if (exit === undefined) {
-              return Effect.succeed(opened(visit, writer, source, first, undefined, []))
+              return Effect.succeed(opened(visit, writer, pieces, source, first, []))
             }
             if (Exit.isSuccess(exit)) {
-              return Effect.succeed(opened(visit, writer, source, undefined, courseOf(exit.value), exit.value))
+              return Effect.succeed(opened(visit, writer, pieces, source, undefined, exit.value))
             }
             return refusedBy(exit.cause)
           })
@@ -355,10 +377,14 @@ const streamed = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Respo
   )
 }
 
-type First = Fiber.Fiber<Parts, LLMError | Cause.Done>
+type Source<A> = Pull.Pull<ReadonlyArray<A>, LLMError>
+type First<A> = Fiber.Fiber<ReadonlyArray<A>, LLMError | Cause.Done>
 
 /** Waits for the first content for a while. */
-const within = (first: First, millis: number): Effect.Effect<Exit.Exit<Parts, LLMError | Cause.Done> | undefined> => {
+const within = <A>(
+  first: First<A>,
+  millis: number
+): Effect.Effect<Exit.Exit<ReadonlyArray<A>, LLMError | Cause.Done> | undefined> => {
   const exit = first.pollUnsafe()
   if (exit !== undefined) return Effect.succeed(exit)
   return Number.isFinite(millis)
@@ -373,8 +399,7 @@ const refusedBy = (cause: Cause.Cause<LLMError | Cause.Done>): Effect.Effect<nev
 }
 
 /** What the head of a stream says about the call. */
-const courseOf = (parts: Parts): Course | undefined => {
-  const [head] = parts
+const courseOf = (head: StreamPart | undefined): Course | undefined => {
   if (head?.type !== "response-metadata") return undefined
   const known = head.metadata["breakwater"]
   return {
@@ -386,18 +411,18 @@ const courseOf = (parts: Parts): Course | undefined => {
 
 const heartbeat = ": waiting for the first token\n\n"
 
-const opened = (
+const opened = <A>(
   visit: Visit,
   writer: Writer,
-  source: Source,
-  first: First | undefined,
-  course: Course | undefined,
-  parts: Parts
+  { course, write }: Pieces<A>,
+  source: Source<A>,
+  first: First<A> | undefined,
+  head: ReadonlyArray<A>
 ): Response => {
   const encoder = new TextEncoder()
   const { heartbeatMs } = visit.desk.current.plan.settings
   let waiting = first
-  let begun: string | undefined = first === undefined ? writer.parts(parts) : heartbeat
+  let begun: string | undefined = first === undefined ? write(head) : heartbeat
   let over = false
 
   const failed = (cause: Cause.Cause<LLMError | Cause.Done>): Pull.Pull<string> => {
@@ -416,15 +441,15 @@ const opened = (
     if (begun !== undefined) {
       const text = begun
       begun = undefined
-      return Effect.succeed(text)
+      return written(text)
     }
     if (waiting === undefined) {
-      return Effect.matchCauseEffect(source, { onSuccess: (parts) => written(writer.parts(parts)), onFailure: failed })
+      return Effect.matchCauseEffect(source, { onSuccess: (pieces) => written(write(pieces)), onFailure: failed })
     }
     return Effect.flatMap(within(waiting, heartbeatMs), (exit) => {
       if (exit === undefined) return Effect.succeed(heartbeat)
       waiting = undefined
-      return Exit.isSuccess(exit) ? written(writer.parts(exit.value)) : failed(exit.cause)
+      return Exit.isSuccess(exit) ? written(write(exit.value)) : failed(exit.cause)
     })
   })
 
@@ -434,7 +459,7 @@ const opened = (
   return HttpServerResponse.stream(watched(visit, Effect.map(text, (piece) => encoder.encode(piece))), {
     contentType: "text/event-stream; charset=utf-8",
     headers: {
-      ...headersOf(visit, course),
+      ...headersOf(visit, course(head)),
       "cache-control": "no-cache",
       // A proxy that collects what it hands on would undo the stream.
       "x-accel-buffering": "no"
@@ -527,6 +552,6 @@ export const unknown = (desk: Desk, openai: Face, anthropic: Face): Handler =>
   Effect.flatMap(HttpServerRequest.HttpServerRequest, ({ headers, method, url }) =>
     handler(
       desk,
-      headers["anthropic-version"] === undefined ? openai : anthropic,
+      headers["anthropic-version"] === undefined && !url.startsWith("/v1/messages") ? openai : anthropic,
       () => Effect.fail(Refusals.unknownRoute(method, url))
     ))

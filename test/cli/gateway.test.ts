@@ -120,6 +120,11 @@ describe("breakwater gateway", { timeout: 30_000 }, () => {
       assert.deepStrictEqual([lost.status, lost.json.error.code], [404, "unknown_url"])
       assert.include(lost.json.error.message, "paths begin with /v1")
 
+      // Whoever has the id of a call finds it in the log.
+      yield* server.enqueue(ProviderServer.Fault.Status({ status: 400 }))
+      const { headers } = yield* Harness.ask(port, hello)
+      yield* until(() => output.stderr.includes(`{ request: '${headers["x-breakwater-request-id"]}' }`))
+
       // An editor replaces the file; then the file is wrong for a while; then the process is told.
       writeFileSync(`${file}.new`, config("other"))
       renameSync(`${file}.new`, file)

@@ -359,9 +359,13 @@ describe("what goes to the provider", () => {
           { role: "user", content: "And?" }
         ]
       }
-      assert.strictEqual((yield* ask(toOpenAi.port, anthropic, messages)).status, 200)
-      assert.strictEqual((yield* ask(toAnthropic.port, anthropic, messages)).status, 200)
+      const beta = { ...messages, headers: { ...messages.headers, "anthropic-beta": "context-1m-2025-08-07" } }
+      assert.strictEqual((yield* ask(toOpenAi.port, anthropic, beta)).status, 200)
+      assert.strictEqual((yield* ask(toAnthropic.port, anthropic, beta)).status, 200)
       const [three, four] = seen
+      const headers = (of: Harness.Server) => Effect.map(of.received, ({ log }) => log.at(-1)?.headers ?? {})
+      assert.notProperty(yield* headers(toOpenAi.openai), "anthropic-beta")
+      assert.strictEqual((yield* headers(toAnthropic.anthropic))["anthropic-beta"], "context-1m-2025-08-07")
       assert.notProperty(three, "top_k")
       assert.notProperty(three, "thinking")
       assert.strictEqual(four.top_k, 5)

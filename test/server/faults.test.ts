@@ -259,6 +259,26 @@ describe.concurrent("what a caller has to know", () => {
       assert.strictEqual((yield* first.received).requests, 1)
     }).pipe(Effect.scoped))
 
+  it.live("a limit that states no wait is told with the rest that it gave", () =>
+    Effect.gen(function*() {
+      for (const stream of [false, true]) {
+        const { first, port, second } = yield* world(["openai", "anthropic"], {}, false)
+        yield* first.enqueue(Fault.Status({ status: 429, body: "too many requests" }))
+        yield* second.enqueue(Fault.Status({ status: 400, body: "" }))
+        const free = yield* ask(port, { ...faces.openai.body, stream })
+        assert.deepStrictEqual([free.status, free.headers["retry-after"]], [400, undefined])
+        yield* second.enqueue(Fault.Status({ status: 429, body: "too many requests" }))
+        const resting = yield* ask(port, { ...faces.openai.body, stream })
+        assert.strictEqual(resting.status, 429)
+        assert.isAbove(Number(resting.headers["retry-after"]), 50)
+        assert.isAtMost(Number(resting.headers["retry-after"]), 60)
+        const single = yield* world(["openai", "anthropic"], {}, true)
+        yield* single.first.enqueue(Fault.Status({ status: 429, body: "too many requests" }))
+        const only = yield* ask(single.port, { ...faces.openai.body, stream })
+        assert.deepStrictEqual([only.status, only.headers["retry-after"]], [429, "60"])
+      }
+    }).pipe(Effect.scoped))
+
   it.live("an account without credit is a limit, at the first call and as long as it is known", () =>
     Effect.gen(function*() {
       const { first, port } = yield* world(["openai", "anthropic"], {}, true)

@@ -67,7 +67,7 @@ const read = (json: unknown): Result.Result<Asked, Refusal> =>
       stream: Reading.boolean(body, "stream") ?? false,
       choices: 1,
       includeUsage: true,
-      request: Extras.add(request, "anthropic", isMore ? { ...rest, output_config: output } : rest)
+      request: Extras.add(request, "anthropic", { fields: isMore ? { ...rest, output_config: output } : rest })
     }
   })
 
@@ -526,4 +526,13 @@ const refusal = (envelope: Pick<Envelope, "requestId">, { message, status }: Ref
 // The vendor has a status of its own for what a 503 says elsewhere.
 const status = (refused: Refusal): number => refused.code === "overloaded" ? 529 : refused.status
 
-export const face: Face = { name: "anthropic", read, whole, writer, refusal, status, requestIdHeader: "request-id" }
+export const face: Face = {
+  name: "anthropic",
+  read,
+  whole,
+  writer,
+  refusal,
+  status,
+  headers: ["anthropic-beta"],
+  requestIdHeader: "request-id"
+}

@@ -41,6 +41,8 @@ export interface Face {
   readonly writer: (envelope: Envelope, asked: Asked) => Writer
   readonly refusal: (envelope: Pick<Envelope, "requestId">, refusal: Refusal) => unknown
   readonly status: (refusal: Refusal) => number
+  /** Headers of a client that targets of the format are sent. */
+  readonly headers: ReadonlyArray<string>
   /** The header under which clients of the vendor look for the id of a request. */
   readonly requestIdHeader: string
 }

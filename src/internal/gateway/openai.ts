@@ -80,7 +80,7 @@ const read = (json: unknown): Result.Result<Asked, Refusal> =>
       stream: Reading.boolean(body, "stream") ?? false,
       choices,
       includeUsage: Json.field(body["stream_options"], "include_usage") === true,
-      request: Extras.add(request, "openai", Reading.others(body, known))
+      request: Extras.add(request, "openai", { fields: Reading.others(body, known) })
     }
   })
 
@@ -535,5 +535,6 @@ export const face: Face = {
   writer,
   refusal,
   status: (refused) => refused.status,
+  headers: [],
   requestIdHeader: "x-request-id"
 }

@@ -20,11 +20,13 @@ import * as Random from "effect/Random"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
+import * as Cooldown from "../../Cooldown.ts"
 import type { LLMError } from "../../LLMError.ts"
 import type { Completion, CompletionRequest, StreamPart } from "../../LLMService.ts"
 import * as Json from "../wire/json.ts"
 import type { AccessKey, Plan } from "./config.ts"
 import * as Embeddings from "./embeddings.ts"
+import * as Extras from "./extras.ts"
 import type { Asked, Envelope, Face, Writer } from "./face.ts"
 import * as Keys from "./keys.ts"
 import type { Model, State } from "./models.ts"
@@ -113,7 +115,8 @@ const handler = (
       Effect.catch((refusal) => Effect.succeed(refused(visit, refusal))),
       Effect.catchDefect((defect) =>
         Effect.as(Effect.logError("gateway: a call failed", defect), refused(visit, Refusals.defect))
-      )
+      ),
+      Effect.annotateLogs("request", visit.envelope.requestId)
     )
   })
 
@@ -295,7 +298,10 @@ export const completions = (desk: Desk, face: Face): Handler =>
   handler(desk, face, (visit) =>
     Effect.flatMap(bodyOf(visit), (body) => {
       const read = Result.flatMap(face.read(body), (asked) =>
-        Result.map(wishes(visit), (wishes) => ({ ...asked, request: { ...asked.request, ...wishes } })))
+        Result.map(
+          wishes(visit),
+          (wishes) => ({ ...asked, request: { ...handedOn(visit, asked.request), ...wishes } })
+        ))
       if (Result.isFailure(read)) {
         return Effect.fail(read.failure)
       }
@@ -306,6 +312,16 @@ export const completions = (desk: Desk, face: Face): Handler =>
       })
     }))
 
+/** The request with the headers that targets of the client's own format know. */
+const handedOn = ({ face, request: { headers } }: Visit, request: CompletionRequest): CompletionRequest => {
+  if (face.headers.length === 0) return request
+  const known = face.headers.flatMap((name) => {
+    const value = headers[name]
+    return value === undefined ? [] : [[name, value]]
+  })
+  return Extras.add(request, face.name, { headers: Object.fromEntries(known) })
+}
+
 const whole = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response, Refusals.Refusal> => {
   const one = model.service.complete(asked.request)
   const all = asked.choices === 1
@@ -314,7 +330,23 @@ const whole = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response
   return Effect.matchEffect(all, {
     onSuccess: (completions) =>
       Effect.succeed(answered(visit, visit.face.whole(visit.envelope, completions), courseOfAll(completions))),
-    onFailure: (error) => Effect.fail(Refusals.ofError(error))
+    onFailure: (error) => refusedBy(visit, model, error)
+  })
+}
+
+/** Refuses a call that failed; where all targets rest from it, the client is told when the first of them is back. */
+const refusedBy = (
+  { desk: { state } }: Visit,
+  { scopeKeys }: Model,
+  error: LLMError
+): Effect.Effect<never, Refusals.Refusal> => {
+  const refusal = Refusals.ofError(error)
+  if (refusal.retryAfterMs !== undefined) return Effect.fail(refusal)
+  return Effect.flatMap(Context.get(state.kept, Cooldown.Cooldown).latest(scopeKeys), (cooling) => {
+    const waits = cooling.flatMap((entry) => entry === undefined ? [] : [entry.remainingMs])
+    return Effect.fail(
+      waits.length < scopeKeys.length ? refusal : { ...refusal, retryAfterMs: Math.min(...waits) }
+    )
   })
 }
 
@@ -346,17 +378,26 @@ const streamed = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Respo
     streamPolicy: policy === "restart" && !understands ? "fail" : policy
   })
   if (asked.choices === 1) {
-    return open(visit, writer, { stream, write: (parts) => writer.parts(parts, 0), course: ([part]) => courseOf(part) })
+    return open(visit, model, writer, {
+      stream,
+      write: (parts) => writer.parts(parts, 0),
+      course: ([part]) => courseOf(part)
+    })
   }
   const choices = Arr.makeBy(asked.choices, (choice) => Stream.map(stream, (part) => ({ choice, part })))
-  return open(visit, writer, {
+  return open(visit, model, writer, {
     stream: Stream.mergeAll(choices, { concurrency: "unbounded" }),
     write: (pieces) => pieces.map(({ choice, part }) => writer.parts([part], choice)).join(""),
     course: ([piece]) => courseOf(piece?.part)
   })
 }
 
-const open = <A>(visit: Visit, writer: Writer, pieces: Pieces<A>): Effect.Effect<Response, Refusals.Refusal> => {
+const open = <A>(
+  visit: Visit,
+  model: Model,
+  writer: Writer,
+  pieces: Pieces<A>
+): Effect.Effect<Response, Refusals.Refusal> => {
   const { heartbeatMs } = visit.desk.current.plan.settings
   return Effect.flatMap(
     Channel.toPullScoped(Stream.toChannel(pieces.stream), visit.scope),
@@ -371,7 +412,9 @@ const open = <A>(visit: Visit, writer: Writer, pieces: Pieces<A>): Effect.Effect
             if (Exit.isSuccess(exit)) {
               return Effect.succeed(opened(visit, writer, pieces, source, undefined, exit.value))
             }
-            return refusedBy(exit.cause)
+            const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
+            if (error === undefined) return Effect.failCause(Cause.map(exit.cause, () => Refusals.defect))
+            return Cause.isDone(error) ? Effect.fail(Refusals.defect) : refusedBy(visit, model, error)
           })
       )
   )
@@ -390,12 +433,6 @@ const within = <A>(
   return Number.isFinite(millis)
     ? Effect.map(Effect.timeoutOption(Fiber.await(first), millis), Option.getOrUndefined)
     : Fiber.await(first)
-}
-
-const refusedBy = (cause: Cause.Cause<LLMError | Cause.Done>): Effect.Effect<never, Refusals.Refusal> => {
-  const error = Option.getOrUndefined(Cause.findErrorOption(cause))
-  if (error === undefined) return Effect.failCause(Cause.map(cause, () => Refusals.defect))
-  return Effect.fail(Cause.isDone(error) ? Refusals.defect : Refusals.ofError(error))
 }
 
 /** What the head of a stream says about the call. */
@@ -505,7 +542,7 @@ export const embeddings = (desk: Desk, face: Face): Handler =>
             Effect.succeed(
               answered(visit, value, { target, attempts: attempts.length, waitedMs: timings.waitedMs })
             ),
-          onFailure: (error) => Effect.fail(Refusals.ofError(error))
+          onFailure: (error) => refusedBy(visit, model, error)
         })
       })
     }))

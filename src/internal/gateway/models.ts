@@ -45,7 +45,7 @@ export const makeState: (
   const scope = yield* Effect.scope
   const kept = yield* Layer.build(Layer.mergeAll(
     Cooldown.layerMemory,
-    RateLimiter.layerMemory(),
+    RateLimiter.layerMemory({ transit: RateLimiter.defaultTransit }),
     usage,
     Health.layerMemory(),
     RetryBudget.layerMemory()

@@ -27,6 +27,7 @@ import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { Decision, Desk } from "../providerServer/desk.ts"
 import type { Step } from "../providerServer/plan.ts"
+import type { Format } from "../providerServer/vendor.ts"
 import * as Transport from "../wire/transport.ts"
 
 type Failure = HttpClientError.HttpClientError
@@ -40,6 +41,7 @@ export interface Observer {
 /** A provider that can be reached at an origin. */
 export interface Server {
   readonly desk: Desk
+  readonly format: Format
   readonly observer: Observer
 }
 
@@ -76,7 +78,7 @@ class Exchange {
     const { desk, observer } = this.server
     const decision = desk.decide({
       method: this.request.method,
-      path: this.url.pathname + this.url.search,
+      path: pathOf(this.url, this.server.format),
       headers: this.request.headers,
       text
     })
@@ -177,6 +179,10 @@ class Exchange {
     return more
   })
 }
+
+/** The path as the desk knows it: some vendors have the chat completions format under prefixes of their own. */
+const pathOf = ({ pathname, search }: URL, format: Format): string =>
+  format === "openai" && pathname.endsWith("/chat/completions") ? `/v1/chat/completions${search}` : pathname + search
 
 const failed = (code: string, message: string): Error => Object.assign(new Error(message), { code })
 

@@ -138,6 +138,8 @@ const prepared = (
   const key = target.key === undefined ? undefined : Redacted.value(target.key.value).trim()
   const headers: Record<string, string> = {
     accept: stream ? "text/event-stream" : "application/json",
+    // Some edges refuse who does not say what it is.
+    "user-agent": "breakwater",
     ...wire.headers
   }
   for (const name in target.headers) headers[name.toLowerCase()] = target.headers[name] ?? ""

@@ -29,24 +29,26 @@ export interface Report {
 
 type Groups = ReadonlyArray<Effect.Effect<Harness.Group, never, Scope.Scope>>
 
-/** What is measured in this process alone. */
-export const inProcess: Groups = [
-  ...Limiter.groups,
-  ...Breaker.groups,
-  ...Calls.groups,
-  ...Streams.groups,
-  ...Times.groups,
-  ...Hedging.groups,
-  ...Classifying.groups,
-  ...State.groups,
-  ...Selecting.groups
-]
+/** What is measured in this process alone, by the name of its file. */
+const byName: Readonly<Record<string, Groups>> = {
+  limiter: Limiter.groups,
+  breaker: Breaker.groups,
+  call: Calls.groups,
+  stream: Streams.groups,
+  timeouts: Times.groups,
+  hedging: Hedging.groups,
+  classifier: Classifying.groups,
+  state: State.groups,
+  selection: Selecting.groups
+}
 
-/** The gateways have processes of their own. */
-const everything: Groups = [...inProcess, ...Gateways.groups]
+export const inProcess: Groups = Object.values(byName).flat()
+
+/** All there is; the gateways have processes of their own. */
+export const everything: Readonly<Record<string, Groups>> = { ...byName, gateway: Gateways.groups }
 
 /** Sets up one group after the other, measures it and takes it down again. */
-export const make = (settings: Harness.Settings, groups: Groups = everything): Effect.Effect<Report> =>
+export const make = (settings: Harness.Settings, groups: Groups): Effect.Effect<Report> =>
   Effect.gen(function*() {
     const start = performance.now()
     const date = new Date().toISOString()

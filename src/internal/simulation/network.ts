@@ -28,7 +28,7 @@ import * as Stream from "effect/Stream"
 import type { Decision, Desk } from "../providerServer/desk.ts"
 import type { Step } from "../providerServer/plan.ts"
 import type { Format } from "../providerServer/vendor.ts"
-import * as ScopedClient from "../wire/scopedClient.ts"
+import * as Transport from "../wire/transport.ts"
 
 type Failure = HttpClientError.HttpClientError
 
@@ -308,5 +308,5 @@ export const make = (servers: ReadonlyMap<string, Server>): HttpClient.HttpClien
         : Effect.andThen(Scope.addFinalizer(scope.value, Effect.sync(() => exchange.leave("aborted"))), sent)
     })
   }
-  return ScopedClient.add(HttpClient.makeWith<Failure, never, Failure, never>(Effect.flatMap(execute), Effect.succeed))
+  return Transport.bound(HttpClient.makeWith<Failure, never, Failure, never>(Effect.flatMap(execute), Effect.succeed))
 }

@@ -103,6 +103,7 @@ interface Expected {
   readonly code: string | { readonly chat: string; readonly stream: string }
   /** The type in the format of Anthropic. */
   readonly type: string
+  /** What the provider states, or for how long the only target rests. */
   readonly retryAfter?: string
 }
 
@@ -120,7 +121,8 @@ const expectations: Readonly<Record<string, Expected>> = {
     fault: answered(429, { message: "You exceeded your current quota.", code: "insufficient_quota" }),
     status: 429,
     code: "insufficient_quota",
-    type: "rate_limit_error"
+    type: "rate_limit_error",
+    retryAfter: "3600"
   },
   "an internal error": {
     fault: Fault.Status({ status: 500 }),
@@ -134,11 +136,19 @@ const expectations: Readonly<Record<string, Expected>> = {
     code: "overloaded",
     type: "overloaded_error"
   },
+  "a wrong key of the gateway": {
+    fault: Fault.Status({ status: 401 }),
+    status: 502,
+    code: "upstream_authentication",
+    type: "api_error",
+    retryAfter: "3600"
+  },
   "a retired model": {
     fault: answered(404, { message: "The model does not exist", code: "model_not_found" }),
     status: 404,
     code: "model_not_found",
-    type: "not_found_error"
+    type: "not_found_error",
+    retryAfter: "3600"
   },
   "a prompt that is too long": {
     fault: answered(400, {
@@ -160,7 +170,8 @@ const expectations: Readonly<Record<string, Expected>> = {
     fault: Fault.NoAnswer(),
     status: 504,
     code: { chat: "attempt", stream: "first_token" },
-    type: "timeout_error"
+    type: "timeout_error",
+    retryAfter: "10"
   },
   "a reset": { fault: Fault.Reset({}), status: 502, code: "conn_reset", type: "api_error" },
   "a cut before any content": {

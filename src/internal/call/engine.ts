@@ -41,11 +41,11 @@ export const make = (
   options: Options,
   checked: Checked,
   parts: Parts,
-  adapterOf: (target: Targets.Target) => Adapter | undefined
+  adapterOf: (target: Targets.Target, index: number) => Adapter | undefined
 ): Engine => {
-  const candidates = options.targets.map((target): Member => ({
+  const candidates = options.targets.map((target, index): Member => ({
     target,
-    adapter: adapterOf(target),
+    adapter: adapterOf(target, index),
     scopeKeys: Targets.scopeKeys(target),
     limits: limitScopes(target, options.limits ?? {}, options.name),
     retry: typeof options.retry === "function" ? options.retry(target) : options.retry ?? Retry.standard,

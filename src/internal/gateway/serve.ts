@@ -3,9 +3,11 @@
  *
  * @internal
  */
+import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
 import * as Channel from "effect/Channel"
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
@@ -18,15 +20,17 @@ import * as Random from "effect/Random"
 import * as Result from "effect/Result"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import { isLLMError, type LLMError } from "../../LLMError.ts"
-import type { CompletionRequest, StreamPart } from "../../LLMService.ts"
-import * as Timeouts from "../../Timeouts.ts"
+import * as Cooldown from "../../Cooldown.ts"
+import type { LLMError } from "../../LLMError.ts"
+import type { Completion, CompletionRequest, StreamPart } from "../../LLMService.ts"
 import * as Json from "../wire/json.ts"
 import type { AccessKey, Plan } from "./config.ts"
 import * as Embeddings from "./embeddings.ts"
+import * as Extras from "./extras.ts"
 import type { Asked, Envelope, Face, Writer } from "./face.ts"
 import * as Keys from "./keys.ts"
 import type { Model, State } from "./models.ts"
+import * as Receiving from "./receiving.ts"
 import * as Refusals from "./refusal.ts"
 import * as Sending from "./sending.ts"
 
@@ -70,8 +74,10 @@ interface Visit {
   readonly request: HttpServerRequest.HttpServerRequest
   readonly scope: Scope.Scope
   readonly envelope: Envelope
-  readonly startedAt: number
   readonly key: AccessKey | undefined
+  /** Whether it is among the calls in flight, and under which model. */
+  isIn: boolean
+  model: string | undefined
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -84,31 +90,34 @@ const handler = (
   face: Face,
   handle: (visit: Visit) => Effect.Effect<Response, Refusals.Refusal>
 ): Handler =>
-  Effect.withFiber((fiber) => {
-    const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
-    const envelope = { requestId: newId(fiber.getRef(Random.Random)), created: Math.floor(now / 1000) }
+  Effect.contextWith((context: Context.Context<HttpServerRequest.HttpServerRequest | Scope.Scope>) => {
+    const now = Context.get(context, Clock.Clock).currentTimeMillisUnsafe()
+    const request = Context.get(context, HttpServerRequest.HttpServerRequest)
+    const admitted = admit(desk, request)
+    const visit: Visit = {
+      desk,
+      face,
+      request,
+      scope: Context.get(context, Scope.Scope),
+      envelope: { requestId: newId(Context.get(context, Random.Random)), created: Math.floor(now / 1000) },
+      key: Result.isSuccess(admitted) ? admitted.success : undefined,
+      isIn: false,
+      model: undefined
+    }
     desk.counts.calls++
-    return Effect.flatMap(Effect.zip(HttpServerRequest.HttpServerRequest, Effect.scope), ([request, scope]) => {
-      const visit = (key: AccessKey | undefined): Visit => ({
-        desk,
-        face,
-        request,
-        scope,
-        envelope,
-        startedAt: now,
-        key
+    const handled = Result.isFailure(admitted)
+      ? Effect.fail(admitted.failure)
+      : Effect.flatMap(Scope.addFinalizer(visit.scope, Effect.sync(() => leave(visit))), () => {
+        enter(visit)
+        return handle(visit)
       })
-      const admitted = admit(desk, request)
-      const handled = Result.isFailure(admitted)
-        ? Effect.fail(admitted.failure)
-        : Effect.andThen(entered(desk, scope, undefined), handle(visit(admitted.success)))
-      return handled.pipe(
-        Effect.catch((refusal) => Effect.succeed(refused(visit(undefined), refusal))),
-        Effect.catchDefect((defect) =>
-          Effect.as(Effect.logError("gateway: a call failed", defect), refused(visit(undefined), Refusals.defect))
-        )
-      )
-    })
+    return handled.pipe(
+      Effect.catch((refusal) => Effect.succeed(refused(visit, refusal))),
+      Effect.catchDefect((defect) =>
+        Effect.as(Effect.logError("gateway: a call failed", defect), refused(visit, Refusals.defect))
+      ),
+      Effect.annotateLogs("request", visit.envelope.requestId)
+    )
   })
 
 const digits = "abcdefghijklmnopqrstuvwxyz0123456789"
@@ -132,22 +141,26 @@ const admit = (
   return key === undefined ? Result.fail(Refusals.unauthorized(secret === undefined)) : Result.succeed(key)
 }
 
-/** Counts a call as long as its scope is open, which is to the last byte of its response. */
-const entered = (desk: Desk, scope: Scope.Scope, model: string | undefined): Effect.Effect<void> =>
-  Effect.suspend(() => {
-    count(desk, model, 1)
-    return Scope.addFinalizer(scope, Effect.sync(() => count(desk, model, -1)))
-  })
+/** Counts a call; its scope is open to the last byte of its response, and then it leaves. */
+const enter = (visit: Visit): void => {
+  visit.isIn = true
+  visit.desk.inFlight++
+}
 
-const count = (desk: Desk, model: string | undefined, by: 1 | -1): void => {
-  if (model === undefined) {
-    desk.inFlight += by
-    if (desk.inFlight === 0) { for (const resume of desk.idle) resume() }
-    return
+/** Counts it under its model, too, once that is known. */
+const enterModel = (visit: Visit, model: string): void => {
+  visit.model = model
+  const { byModel } = visit.desk
+  byModel.set(model, (byModel.get(model) ?? 0) + 1)
+}
+
+const leave = ({ desk, isIn, model }: Visit): void => {
+  if (model !== undefined) {
+    const left = (desk.byModel.get(model) ?? 0) - 1
+    if (left === 0) desk.byModel.delete(model)
+    else desk.byModel.set(model, left)
   }
-  const next = (desk.byModel.get(model) ?? 0) + by
-  if (next === 0) desk.byModel.delete(model)
-  else desk.byModel.set(model, next)
+  if (isIn && --desk.inFlight === 0) { for (const resume of desk.idle) resume() }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -157,87 +170,11 @@ const count = (desk: Desk, model: string | undefined, by: 1 | -1): void => {
 const bodyOf = ({ desk, request }: Visit): Effect.Effect<unknown, Refusals.Refusal> => {
   const { bodyTimeoutMs, maxBodyBytes } = desk.current.plan.settings
   if (Number(request.headers["content-length"] ?? 0) > maxBodyBytes) return Effect.fail(Refusals.tooLarge(maxBodyBytes))
-  return Effect.flatMap(
-    Effect.catch(
-      Timeouts.attempt(textOf(request, maxBodyBytes), bodyTimeoutMs, { provider: "client" }),
-      (error) => Effect.fail(isLLMError(error) ? Refusals.tooSlow(bodyTimeoutMs) : error)
-    ),
-    (text) => {
-      const body = Json.parse(text)
-      return body === undefined ? Effect.fail(Refusals.invalid("the body is not JSON")) : Effect.succeed(body)
-    }
-  )
-}
-
-// Not `request.text`: when that is interrupted it takes the connection along, and nobody would be told why.
-const textOf = (
-  request: HttpServerRequest.HttpServerRequest,
-  maxBytes: number
-): Effect.Effect<string, Refusals.Refusal> =>
-  Effect.suspend(() => {
-    const { source } = request
-    if (isReadable(source)) return textOfReadable(source, maxBytes)
-    const decoder = new TextDecoder()
-    let text = ""
-    let size = 0
-    const read = Stream.runForEachArray(
-      Stream.mapError(request.stream, () => Refusals.invalid("the body could not be read")),
-      (pieces) => {
-        for (const piece of pieces) {
-          size += piece.length
-          if (size > maxBytes) return Effect.fail(Refusals.tooLarge(maxBytes))
-          text += decoder.decode(piece, { stream: true })
-        }
-        return Effect.void
-      }
-    )
-    return Effect.map(read, () => text + decoder.decode())
+  return Effect.flatMap(Receiving.text(request, { maxBytes: maxBodyBytes, timeoutMs: bodyTimeoutMs }), (text) => {
+    const body = Json.parse(text)
+    return body === undefined ? Effect.fail(Refusals.invalid("the body is not JSON")) : Effect.succeed(body)
   })
-
-/** What is used of a Node request. */
-interface Readable {
-  readonly on: (event: "data" | "end" | "error" | "close", listener: (value: Uint8Array) => void) => unknown
-  readonly off: (event: "data" | "end" | "error" | "close", listener: (value: Uint8Array) => void) => unknown
-  readonly pause: () => unknown
 }
-
-const isReadable = (source: object): source is Readable => "on" in source && "off" in source && "pause" in source
-
-// On Node the request is read as it is: a stream and a channel over it take longer than all that is done with the body.
-const textOfReadable = (source: Readable, maxBytes: number): Effect.Effect<string, Refusals.Refusal> =>
-  Effect.callback<string, Refusals.Refusal>((resume) => {
-    const decoder = new TextDecoder()
-    let text = ""
-    let size = 0
-    const done = (exit: Effect.Effect<string, Refusals.Refusal>): void => {
-      leave()
-      resume(exit)
-    }
-    const onData = (piece: Uint8Array): void => {
-      size += piece.length
-      if (size > maxBytes) {
-        source.pause()
-        return done(Effect.fail(Refusals.tooLarge(maxBytes)))
-      }
-      text += decoder.decode(piece, { stream: true })
-    }
-    const onEnd = (): void => done(Effect.succeed(text + decoder.decode()))
-    const onBroken = (): void => done(Effect.fail(Refusals.invalid("the body could not be read")))
-    const leave = (): void => {
-      source.off("data", onData)
-      source.off("end", onEnd)
-      source.off("error", onBroken)
-      source.off("close", onBroken)
-    }
-    source.on("data", onData)
-    source.on("end", onEnd)
-    source.on("error", onBroken)
-    source.on("close", onBroken)
-    return Effect.sync(() => {
-      source.pause()
-      leave()
-    })
-  })
 
 const modelOf = ({ desk, key }: Visit, name: string): Effect.Effect<Model, Refusals.Refusal> => {
   const model = desk.current.models.get(name)
@@ -299,8 +236,10 @@ const headersOf = ({ desk, envelope, face }: Visit, course: Course | undefined):
   ...(desk.draining ? { connection: "close" } : {})
 })
 
+const unsafeInHeader = /[^\x20-\x7e]/
+
 // Ids of targets are chosen freely, and a header holds less than a JSON text.
-const headerSafe = (text: string): string => text.replaceAll(/[^\x20-\x7e]/g, "?")
+const headerSafe = (text: string): string => unsafeInHeader.test(text) ? text.replaceAll(/[^\x20-\x7e]/g, "?") : text
 
 const refused = (visit: Visit, refusal: Refusals.Refusal): Response => {
   const { desk, envelope, face } = visit
@@ -359,41 +298,77 @@ export const completions = (desk: Desk, face: Face): Handler =>
   handler(desk, face, (visit) =>
     Effect.flatMap(bodyOf(visit), (body) => {
       const read = Result.flatMap(face.read(body), (asked) =>
-        Result.map(wishes(visit), (wishes) => ({ ...asked, request: { ...asked.request, ...wishes } })))
+        Result.map(
+          wishes(visit),
+          (wishes) => ({ ...asked, request: { ...handedOn(visit, asked.request), ...wishes } })
+        ))
       if (Result.isFailure(read)) {
         return Effect.fail(read.failure)
       }
       const asked = read.success
-      return Effect.flatMap(modelOf(visit, asked.model), (model) =>
-        Effect.andThen(
-          entered(desk, visit.scope, model.name),
-          asked.stream ? streamed(visit, model, asked) : whole(visit, model, asked)
-        ))
+      return Effect.flatMap(modelOf(visit, asked.model), (model) => {
+        enterModel(visit, model.name)
+        return asked.stream ? streamed(visit, model, asked) : whole(visit, model, asked)
+      })
     }))
 
-const whole = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response, Refusals.Refusal> =>
-  Effect.matchEffect(model.service.complete(asked.request), {
-    onSuccess: (completion) =>
-      Effect.succeed(
-        answered(visit, visit.face.whole(visit.envelope, completion), {
-          target: completion.target,
-          attempts: completion.attempts.length,
-          waitedMs: completion.timings.waitedMs
-        })
-      ),
-    onFailure: (error) => Effect.fail(Refusals.ofError(error))
+/** The request with the headers that targets of the client's own format know. */
+const handedOn = ({ face, request: { headers } }: Visit, request: CompletionRequest): CompletionRequest => {
+  if (face.headers.length === 0) return request
+  const known = face.headers.flatMap((name) => {
+    const value = headers[name]
+    return value === undefined ? [] : [[name, value]]
   })
+  return Extras.add(request, face.name, { headers: Object.fromEntries(known) })
+}
 
-type Parts = ReadonlyArray<StreamPart>
-type Source = Pull.Pull<Parts, LLMError>
+const whole = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response, Refusals.Refusal> => {
+  const one = model.service.complete(asked.request)
+  const all = asked.choices === 1
+    ? Effect.map(one, Arr.of)
+    : Effect.all(Arr.makeBy(asked.choices, () => one), { concurrency: "unbounded" })
+  return Effect.matchEffect(all, {
+    onSuccess: (completions) =>
+      Effect.succeed(answered(visit, visit.face.whole(visit.envelope, completions), courseOfAll(completions))),
+    onFailure: (error) => refusedBy(visit, model, error)
+  })
+}
+
+/** Refuses a call that failed; where all targets rest from it, the client is told when the first of them is back. */
+const refusedBy = (
+  { desk: { state } }: Visit,
+  { scopeKeys }: Model,
+  error: LLMError
+): Effect.Effect<never, Refusals.Refusal> => {
+  const refusal = Refusals.ofError(error)
+  if (refusal.retryAfterMs !== undefined) return Effect.fail(refusal)
+  return Effect.flatMap(Context.get(state.kept, Cooldown.Cooldown).latest(scopeKeys), (cooling) => {
+    const waits = cooling.flatMap((entry) => entry === undefined ? [] : [entry.remainingMs])
+    return Effect.fail(
+      waits.length < scopeKeys.length ? refusal : { ...refusal, retryAfterMs: Math.min(...waits) }
+    )
+  })
+}
+
+const courseOfAll = (completions: Arr.NonEmptyReadonlyArray<Completion>): Course => ({
+  target: completions[0].target,
+  attempts: completions.reduce((sum, { attempts }) => sum + attempts.length, 0),
+  waitedMs: Math.max(...completions.map((_) => _.timings.waitedMs))
+})
+
+/** Pieces of a stream, as they come, and how they are read: parts of one choice, or of several in turn. */
+interface Pieces<A> {
+  readonly stream: Stream.Stream<A, LLMError>
+  readonly write: (pieces: ReadonlyArray<A>) => string
+  readonly course: (pieces: ReadonlyArray<A>) => Course | undefined
+}
 
 /**
  * A stream is opened by its first content, so that whatever fails before that has a status of its own. A wait that lasts
  * opens it all the same, with a comment, and from then on errors are events.
  */
 const streamed = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response, Refusals.Refusal> => {
-  const { envelope, face, request, scope } = visit
-  const { heartbeatMs } = visit.desk.current.plan.settings
+  const { envelope, face, request } = visit
   const writer = face.writer(envelope, asked)
   const policy = asked.request.streamPolicy ?? model.plan.options.streamPolicy
   // A client that does not know of beginning anew would take two answers for one.
@@ -402,29 +377,57 @@ const streamed = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Respo
     ...asked.request,
     streamPolicy: policy === "restart" && !understands ? "fail" : policy
   })
+  if (asked.choices === 1) {
+    return open(visit, model, writer, {
+      stream,
+      write: (parts) => writer.parts(parts, 0),
+      course: ([part]) => courseOf(part)
+    })
+  }
+  const choices = Arr.makeBy(asked.choices, (choice) => Stream.map(stream, (part) => ({ choice, part })))
+  return open(visit, model, writer, {
+    stream: Stream.mergeAll(choices, { concurrency: "unbounded" }),
+    write: (pieces) => pieces.map(({ choice, part }) => writer.parts([part], choice)).join(""),
+    course: ([piece]) => courseOf(piece?.part)
+  })
+}
+
+const open = <A>(
+  visit: Visit,
+  model: Model,
+  writer: Writer,
+  pieces: Pieces<A>
+): Effect.Effect<Response, Refusals.Refusal> => {
+  const { heartbeatMs } = visit.desk.current.plan.settings
   return Effect.flatMap(
-    Channel.toPullScoped(Stream.toChannel(stream), scope),
-    (source: Source) =>
+    Channel.toPullScoped(Stream.toChannel(pieces.stream), visit.scope),
+    (source: Source<A>) =>
       Effect.flatMap(
-        Effect.forkIn(source, scope, { startImmediately: true }),
+        Effect.forkIn(source, visit.scope, { startImmediately: true }),
         (first) =>
           Effect.flatMap(within(first, heartbeatMs), (exit) => {
             if (exit === undefined) {
-              return Effect.succeed(opened(visit, writer, source, first, undefined, []))
+              return Effect.succeed(opened(visit, writer, pieces, source, first, []))
             }
             if (Exit.isSuccess(exit)) {
-              return Effect.succeed(opened(visit, writer, source, undefined, courseOf(exit.value), exit.value))
+              return Effect.succeed(opened(visit, writer, pieces, source, undefined, exit.value))
             }
-            return refusedBy(exit.cause)
+            const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
+            if (error === undefined) return Effect.failCause(Cause.map(exit.cause, () => Refusals.defect))
+            return Cause.isDone(error) ? Effect.fail(Refusals.defect) : refusedBy(visit, model, error)
           })
       )
   )
 }
 
-type First = Fiber.Fiber<Parts, LLMError | Cause.Done>
+type Source<A> = Pull.Pull<ReadonlyArray<A>, LLMError>
+type First<A> = Fiber.Fiber<ReadonlyArray<A>, LLMError | Cause.Done>
 
 /** Waits for the first content for a while. */
-const within = (first: First, millis: number): Effect.Effect<Exit.Exit<Parts, LLMError | Cause.Done> | undefined> => {
+const within = <A>(
+  first: First<A>,
+  millis: number
+): Effect.Effect<Exit.Exit<ReadonlyArray<A>, LLMError | Cause.Done> | undefined> => {
   const exit = first.pollUnsafe()
   if (exit !== undefined) return Effect.succeed(exit)
   return Number.isFinite(millis)
@@ -432,15 +435,8 @@ const within = (first: First, millis: number): Effect.Effect<Exit.Exit<Parts, LL
     : Fiber.await(first)
 }
 
-const refusedBy = (cause: Cause.Cause<LLMError | Cause.Done>): Effect.Effect<never, Refusals.Refusal> => {
-  const error = Option.getOrUndefined(Cause.findErrorOption(cause))
-  if (error === undefined) return Effect.failCause(Cause.map(cause, () => Refusals.defect))
-  return Effect.fail(Cause.isDone(error) ? Refusals.defect : Refusals.ofError(error))
-}
-
 /** What the head of a stream says about the call. */
-const courseOf = (parts: Parts): Course | undefined => {
-  const [head] = parts
+const courseOf = (head: StreamPart | undefined): Course | undefined => {
   if (head?.type !== "response-metadata") return undefined
   const known = head.metadata["breakwater"]
   return {
@@ -452,18 +448,18 @@ const courseOf = (parts: Parts): Course | undefined => {
 
 const heartbeat = ": waiting for the first token\n\n"
 
-const opened = (
+const opened = <A>(
   visit: Visit,
   writer: Writer,
-  source: Source,
-  first: First | undefined,
-  course: Course | undefined,
-  parts: Parts
+  { course, write }: Pieces<A>,
+  source: Source<A>,
+  first: First<A> | undefined,
+  head: ReadonlyArray<A>
 ): Response => {
   const encoder = new TextEncoder()
   const { heartbeatMs } = visit.desk.current.plan.settings
   let waiting = first
-  let begun: string | undefined = first === undefined ? writer.parts(parts) : heartbeat
+  let begun: string | undefined = first === undefined ? write(head) : heartbeat
   let over = false
 
   const failed = (cause: Cause.Cause<LLMError | Cause.Done>): Pull.Pull<string> => {
@@ -472,7 +468,8 @@ const opened = (
     if (error !== undefined && Cause.isDone(error)) return Cause.done()
     if (error === undefined && Cause.hasInterrupts(cause)) return Effect.interrupt
     const refusal = error === undefined ? Refusals.defect : Refusals.ofError(error)
-    const told = Effect.logWarning(`gateway: ${visit.envelope.requestId}: the stream broke: ${refusal.message}`)
+    const why = error === undefined ? Cause.pretty(cause) : error.message
+    const told = Effect.logWarning(`gateway: ${visit.envelope.requestId}: the stream broke: ${why}`)
     return Effect.as(told, writer.failure(refusal))
   }
 
@@ -481,15 +478,15 @@ const opened = (
     if (begun !== undefined) {
       const text = begun
       begun = undefined
-      return Effect.succeed(text)
+      return written(text)
     }
     if (waiting === undefined) {
-      return Effect.matchCauseEffect(source, { onSuccess: (parts) => written(writer.parts(parts)), onFailure: failed })
+      return Effect.matchCauseEffect(source, { onSuccess: (pieces) => written(write(pieces)), onFailure: failed })
     }
     return Effect.flatMap(within(waiting, heartbeatMs), (exit) => {
       if (exit === undefined) return Effect.succeed(heartbeat)
       waiting = undefined
-      return Exit.isSuccess(exit) ? written(writer.parts(exit.value)) : failed(exit.cause)
+      return Exit.isSuccess(exit) ? written(write(exit.value)) : failed(exit.cause)
     })
   })
 
@@ -499,7 +496,7 @@ const opened = (
   return HttpServerResponse.stream(watched(visit, Effect.map(text, (piece) => encoder.encode(piece))), {
     contentType: "text/event-stream; charset=utf-8",
     headers: {
-      ...headersOf(visit, course),
+      ...headersOf(visit, course(head)),
       "cache-control": "no-cache",
       // A proxy that collects what it hands on would undo the stream.
       "x-accel-buffering": "no"
@@ -539,16 +536,14 @@ export const embeddings = (desk: Desk, face: Face): Handler =>
             usage: Embeddings.used
           }
         )
-        return Effect.andThen(
-          entered(desk, visit.scope, model.name),
-          Effect.matchEffect(executed, {
-            onSuccess: ({ attempts, target, timings, value }) =>
-              Effect.succeed(
-                answered(visit, value, { target, attempts: attempts.length, waitedMs: timings.waitedMs })
-              ),
-            onFailure: (error) => Effect.fail(Refusals.ofError(error))
-          })
-        )
+        enterModel(visit, model.name)
+        return Effect.matchEffect(executed, {
+          onSuccess: ({ attempts, target, timings, value }) =>
+            Effect.succeed(
+              answered(visit, value, { target, attempts: attempts.length, waitedMs: timings.waitedMs })
+            ),
+          onFailure: (error) => refusedBy(visit, model, error)
+        })
       })
     }))
 
@@ -594,6 +589,6 @@ export const unknown = (desk: Desk, openai: Face, anthropic: Face): Handler =>
   Effect.flatMap(HttpServerRequest.HttpServerRequest, ({ headers, method, url }) =>
     handler(
       desk,
-      headers["anthropic-version"] === undefined ? openai : anthropic,
+      headers["anthropic-version"] === undefined && !url.startsWith("/v1/messages") ? openai : anthropic,
       () => Effect.fail(Refusals.unknownRoute(method, url))
     ))

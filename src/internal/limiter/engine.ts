@@ -43,6 +43,8 @@ export interface Options {
   /** Milliseconds after which an account at rest is forgotten. */
   readonly idleMs: number
   readonly adaptive: boolean
+  /** Milliseconds by which one request may be longer on its way than another. */
+  readonly lagMs: number
   /** Number of processes that share all limits. */
   readonly processes: number
   readonly weight: (tenant: string) => number
@@ -327,6 +329,7 @@ const open = (
   const account = Account.make(key, plan, {
     levels: engine.options.levels,
     adaptive: engine.options.adaptive,
+    lagMs: engine.options.lagMs,
     parked: Heap.make<Queue.Lane>(Queue.laneBefore, (lane, index) => {
       lane.slot = index
     })
@@ -337,7 +340,7 @@ const open = (
 }
 
 const configure = (engine: Engine, account: Account.Account, plan: Limits.Plan): void => {
-  Account.configure(account, plan, engine.options.adaptive, engine.now)
+  Account.configure(account, plan, engine.options, engine.now)
   dropOversize(engine, account)
   pump(engine, account)
 }
@@ -1106,6 +1109,7 @@ export const reset = (engine: Engine, key: string): boolean => {
   account.meters = Account.make(key, account.plan, {
     levels: 0,
     adaptive: engine.options.adaptive,
+    lagMs: engine.options.lagMs,
     parked: account.parked
   }, engine.now).meters
   pump(engine, account)

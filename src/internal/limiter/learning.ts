@@ -310,13 +310,15 @@ const throttle = (options: Options, state: State, paused: State, now: number): P
   }
 }
 
-/** What the provider admitted a window between two refusals; 0 when there was too little to tell. */
+/** What the provider admitted a window between two refusals, or before the first; 0 when there was too little to tell. */
 const admitted = (options: Options, state: State, now: number): number => {
+  const isFirst = state.decreasedAt === Number.NEGATIVE_INFINITY
+  const since = isFirst ? state.startedAt : state.decreasedAt
   // What comes back during a wait is lost when the bucket is small; when it is large it only is asked for too early.
-  const elapsed = now - state.decreasedAt - (state.pausedMs - Math.max(0, state.resumeAt - now))
-  return Number.isFinite(elapsed) && elapsed >= minSampleMs && state.requests >= minSample
-    ? state.units / elapsed * options.windowMs
-    : 0
+  const elapsed = now - since - (state.pausedMs - Math.max(0, state.resumeAt - now))
+  // Before the first refusal the provider also gave what it had saved up, which is a window's worth at most.
+  const units = state.units - (isFirst ? options.initial : 0)
+  return elapsed >= minSampleMs && state.requests >= minSample ? Math.max(0, units) / elapsed * options.windowMs : 0
 }
 
 const applyStated = (options: Options, state: State, stated: number, now: number): State => {

@@ -12,15 +12,19 @@ const marks: Readonly<Record<State, string>> = { ready: "·", cooling: "~", "hal
 
 /** A time in one or two units, such as `1 h 20 min`, `4.2 s` or `120 ms`. */
 export const time = (ms: number): string => {
-  if (ms < 1000) return `${Math.round(ms)} ms`
-  if (ms < 60_000) return `${ms < 10_000 ? trim(ms / 1000, 1) : Math.round(ms / 1000)} s`
-  const [large, small, unit, rest] = ms < 3_600_000
-    ? [Math.floor(ms / 60_000), Math.round(ms % 60_000 / 1000), "min", "s"]
-    : ms < 86_400_000
-    ? [Math.floor(ms / 3_600_000), Math.round(ms % 3_600_000 / 60_000), "h", "min"]
-    : [Math.floor(ms / 86_400_000), Math.round(ms % 86_400_000 / 3_600_000), "d", "h"]
-  return small === 0 ? `${large} ${unit}` : `${large} ${unit} ${small} ${rest}`
+  if (ms < 999.5) return `${Math.round(ms)} ms`
+  if (ms < 9950) return `${trim(ms / 1000, 1)} s`
+  const seconds = Math.round(ms / 1000)
+  if (seconds < 60) return `${seconds} s`
+  if (seconds < 3570) return pair(Math.floor(seconds / 60), "min", seconds % 60, "s")
+  const minutes = Math.round(seconds / 60)
+  if (minutes < 1410) return pair(Math.floor(minutes / 60), "h", minutes % 60, "min")
+  const hours = Math.round(minutes / 60)
+  return pair(Math.floor(hours / 24), "d", hours % 24, "h")
 }
+
+const pair = (large: number, unit: string, small: number, rest: string): string =>
+  small === 0 ? `${large} ${unit}` : `${large} ${unit} ${small} ${rest}`
 
 const trim = (value: number, digits: number): string => String(Number(value.toFixed(digits)))
 

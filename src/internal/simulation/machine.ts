@@ -2,8 +2,8 @@
  * Runs effects in virtual time: a clock that jumps to the next sleeper as soon as nothing is left to do.
  *
  * It brings a scheduler of its own, so it knows when nothing is left to do, and no step waits for the host's event loop.
- * What runs on it may wait for its clock and for other fibers of the machine, and for nothing else: a promise or a
- * socket would never be waited for.
+ * What runs on it should wait for its clock and for other fibers of the machine alone: virtual time does not stop for a
+ * promise or a socket, unless nothing else is going on.
  *
  * @internal
  */
@@ -37,13 +37,17 @@ const nanos = BigInt(1_000_000)
 /** How many steps are done before others of the host get their turn. */
 const stepsPerTurn = 5_000
 
+/** How many turns in a row the host may take to do what is waited for, such as loading a module. */
+const defaultIdleTurns = 1_000_000
+
 /**
  * Creates a machine whose clock shows `start` milliseconds since the epoch. Time passes in whole milliseconds, as
  * timers of a host do; a sleep ends no earlier than asked.
  *
  * @internal
  */
-export const make = (start: number): Machine => {
+export const make = (start: number, options: { readonly mostIdleTurns?: number } = {}): Machine => {
+  const { mostIdleTurns = defaultIdleTurns } = options
   let now = start
   let order = 0
   let ready: Array<(() => void) | undefined> = []
@@ -110,6 +114,7 @@ export const make = (start: number): Machine => {
     Effect.contextWith((context: Context.Context<R>) =>
       Effect.suspend(() => {
         const fiber = Effect.runForkWith(Context.merge(context, services))(effect)
+        let idleTurns = 0
         /** Does a turn's worth of steps; ends with the exit of the effect once there is one. */
         const turn: Effect.Effect<A, E> = Effect.suspend(() => {
           let left = stepsPerTurn
@@ -117,7 +122,12 @@ export const make = (start: number): Machine => {
             const exit = fiber.pollUnsafe()
             if (exit !== undefined) return exit
             const done = step()
-            if (done === 0) return Effect.die(new Error("the simulation stands still: something waits for the host"))
+            if (done === 0) {
+              return ++idleTurns > mostIdleTurns
+                ? Effect.die(new Error("the simulation stands still: it waits for something that does not happen"))
+                : Effect.andThen(Effect.yieldNow, turn)
+            }
+            idleTurns = 0
             left -= done
           }
           return Effect.flatMap(Effect.andThen(turned(now), Effect.yieldNow), () => turn)

@@ -28,8 +28,9 @@ export interface Question {
   readonly places: ReadonlyArray<ReadonlyArray<Place>>
   /** How long the calls of each entry of the traffic may take. */
   readonly deadlines: ReadonlyArray<number>
-  /** Calls that arrive before are answered, but not counted. */
+  /** Answers before and after are not counted. */
   readonly warmUpMs: number
+  readonly durationMs: number
 }
 
 export interface Possible {
@@ -42,7 +43,7 @@ interface Bucket {
   readonly rules: Quotas.Rules
   readonly slots: number
   state: Quotas.State
-  /** When the slots that are taken become free, in no order. */
+  /** When the slots that are taken become free, in that order. */
   readonly busy: Array<number>
 }
 
@@ -60,7 +61,7 @@ export const possible = (question: Question): Possible => {
     for (const place of places) {
       const settings = question.providers.get(place.provider)
       if (settings === undefined) continue
-      const found = earliest(buckets, settings, place, call.at, best?.at ?? due, need)
+      const found = earliest(buckets, settings, place, call.at, best?.at ?? due + 1, need)
       if (found === undefined || (best !== undefined && found.at >= best.at)) continue
       // The time of a typical answer: with its own, only short answers would be served where there is too much to do.
       const end = found.at + serviceMs(settings, place, found.at, typical[call.traffic] ?? 0)
@@ -69,8 +70,8 @@ export const possible = (question: Question): Possible => {
     if (best === undefined) continue
     const { bucket } = best
     bucket.state = Quotas.admit(bucket.rules, bucket.state, need, best.at, false)[0]
-    if (bucket.slots !== Infinity) bucket.busy.push(best.end)
-    if (call.at < question.warmUpMs) continue
+    if (bucket.slots !== Infinity) occupy(bucket, best.end, call.at)
+    if (best.end < question.warmUpMs || best.end >= question.durationMs) continue
     answers++
     tokens += used(call)
   }
@@ -167,12 +168,20 @@ const earliest = (
   return undefined
 }
 
-/** When a slot is free, at a time or later; forgets those that are free by then. */
-const freeAt = (bucket: Bucket, at: number): number => {
-  const { busy, slots } = bucket
-  if (busy.length < slots) return at
-  for (let index = busy.length - 1; index >= 0; index--) if ((busy[index] ?? 0) <= at) busy.splice(index, 1)
-  return busy.length < slots ? at : busy.toSorted((a, b) => a - b)[busy.length - slots] ?? at
+/** When a slot is free, at a time or later. */
+const freeAt = ({ busy, slots }: Bucket, at: number): number => {
+  let first = busy.length
+  while (first > 0 && (busy[first - 1] ?? 0) > at) first--
+  return busy.length - first < slots ? at : busy[busy.length - slots] ?? at
+}
+
+/** Takes a slot until a time; those that were free before anybody who still comes are forgotten. */
+const occupy = ({ busy }: Bucket, until: number, arrivedAt: number): void => {
+  let place = busy.length
+  while (place > 0 && (busy[place - 1] ?? 0) > until) place--
+  busy.splice(place, 0, until)
+  const over = busy.findIndex((end) => end > arrivedAt)
+  if (over > 0) busy.splice(0, over)
 }
 
 const mean = (distribution: Distribution | undefined): number =>

@@ -121,7 +121,10 @@ export interface Report {
   readonly durationMs: number
   readonly warmUpMs: number
   readonly calls: Group
-  /** What was answered, of what somebody who knew all quotas and outages could have answered. */
+  /**
+   * What was answered between the end of the warm-up and that of the duration, of what somebody who knew all quotas and
+   * outages could have answered in that time.
+   */
   readonly goodput: {
     readonly answers: number
     readonly possibleAnswers: number
@@ -213,7 +216,11 @@ export const make = (options: {
   const tenants = groupsBy((traffic) => traffic.tenant)
   const outcomes = measured.flatMap((call) => outcomeOf(call) ?? [])
   const answered = outcomes.filter((outcome) => outcome.isAnswered)
-  const tokens = measured.reduce((sum, call) => outcomeOf(call)?.isAnswered === true ? sum + used(call) : sum, 0)
+  const inTime = calls.filter((call) => {
+    const outcome = outcomeOf(call)
+    return outcome?.isAnswered === true && outcome.endedAt >= warmUpMs && outcome.endedAt < options.durationMs
+  })
+  const tokens = inTime.reduce((sum, call) => sum + used(call), 0)
   const sightings = new Map(
     Array.from(ledger.sightings, ([name, list]) => [name, list.filter((sighting) => sighting.at >= warmUpMs)])
   )
@@ -229,9 +236,9 @@ export const make = (options: {
     warmUpMs,
     calls: all,
     goodput: {
-      answers: all.answered,
+      answers: inTime.length,
       possibleAnswers: possible.answers,
-      answersShare: share(all.answered, possible.answers),
+      answersShare: share(inTime.length, possible.answers),
       tokens,
       possibleTokens: possible.tokens,
       tokensShare: share(tokens, possible.tokens)

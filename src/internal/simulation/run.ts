@@ -25,7 +25,7 @@ import type { Attempt, LLMError } from "../../LLMError.ts"
 import { type Completion, type CompletionRequest, LLMService } from "../../LLMService.ts"
 import { presets } from "../../providers/OpenAiCompatible.ts"
 import { Router } from "../../Router.ts"
-import { scopeKeys, type Target } from "../../Target.ts"
+import { scopeKey, scopeKeys, type Target } from "../../Target.ts"
 import * as Timeouts from "../../Timeouts.ts"
 import * as Usage from "../../Usage.ts"
 import { recordOf } from "../call/finish.ts"
@@ -98,23 +98,36 @@ const simulate = Effect.fnUntraced(function*<E>(
   machine: Machine.Machine,
   options: Options<E>
 ): Effect.fn.Return<Reports.Report, E, Scope.Scope> {
+  // Who the policy's targets are is known before the providers for a configuration, and after them for a layer.
+  const planned = "plan" in options.policy ? targetsOf(options.policy.plan) : []
+  const settings = new Map(scenario.providers.map((provider) => [provider.name, deskSettings(provider, planned)]))
+  const now = (): number => machine.now() - scenario.start
+  return yield* measure(scenario, options, {
+    settings,
+    now,
+    connect: (ledger) => network(scenario.providers, settings, options.seed, ledger.observer)
+  })
+})
+
+/** Where a scenario is played: who the providers are, how they are reached, and the milliseconds since the start. */
+export interface World {
+  readonly settings: ReadonlyMap<string, Settings>
+  readonly now: () => number
+  readonly connect: (ledger: Ledgers.Ledger) => Effect.Effect<HttpClient.HttpClient>
+}
+
+/** Makes the calls of a scenario in a world, and reports what became of them. */
+export const measure = Effect.fnUntraced(function*<E>(
+  scenario: Scenario,
+  options: Options<E>,
+  { connect, now, settings }: World
+): Effect.fn.Return<Reports.Report, E, Scope.Scope> {
   const { durationMs, file, warmUpMs } = scenario
   const { seed } = options
   const calls = yield* Traffic.calls(file.traffic, durationMs, seed)
   const binMs = Math.ceil(durationMs / bins)
-  const now = (): number => machine.now() - scenario.start
-  // Who the policy's targets are is known before the providers for a configuration, and after them for a layer.
-  const planned = "plan" in options.policy ? targetsOf(options.policy.plan) : []
-  const ledger = Ledgers.make({
-    calls: calls.length,
-    warmUpMs,
-    binMs,
-    bins,
-    now
-  })
-  const settings = new Map(scenario.providers.map((provider) => [provider.name, deskSettings(provider, planned)]))
-  const client = yield* network(scenario.providers, settings, seed, ledger.observer)
-  const policy = yield* policyOf(options.policy, client).pipe(
+  const ledger = Ledgers.make({ calls: calls.length, warmUpMs, binMs, bins, now })
+  const policy = yield* policyOf(options.policy, yield* connect(ledger)).pipe(
     Effect.provideService(Random.Random, yield* chance(`${seed}/policy`))
   )
   for (const target of policy.targets) ledger.watch(target.id)
@@ -133,7 +146,8 @@ const simulate = Effect.fnUntraced(function*<E>(
         ? handlers[index]?.totalMs ?? defaultTotalMs
         : Duration.toMillis(traffic.deadline)
     ),
-    warmUpMs
+    warmUpMs,
+    durationMs
   })
   return Reports.make({
     policy: policy.name,
@@ -180,7 +194,7 @@ export const network = Effect.fnUntraced(function*(
     const own = settings.get(provider.name)
     if (own === undefined) continue
     const desk = makeDesk(own, yield* chance(`${seed}/provider/${provider.name}`), clock)
-    const server = { desk, observer: observer(provider.name) }
+    const server = { desk, format: own.format, observer: observer(provider.name) }
     for (const host of hostsOf(provider)) servers.set(host, server)
   }
   return Network.make(servers)
@@ -262,6 +276,7 @@ const watch = Effect.fnUntraced(function*(
   options: { readonly everyMs: number; readonly now: () => number }
 ) {
   const keys = policy.targets.map((target) => ({ id: target.id, scopes: scopeKeys(target) }))
+  const circuits = new Map(policy.targets.map((target) => [scopeKey(target, "target"), target.id]))
   for (;;) {
     const at = options.now()
     const cooling = new Set(
@@ -274,7 +289,8 @@ const watch = Effect.fnUntraced(function*(
     }
     for (const breaker of policy.breakers()) {
       for (const { key, status } of yield* breaker.snapshot) {
-        if (status === "open" || status === "half-open") ledger.sample(key, at, status)
+        const id = circuits.get(key)
+        if (id !== undefined && (status === "open" || status === "half-open")) ledger.sample(id, at, status)
       }
     }
     yield* Effect.sleep(options.everyMs)

@@ -2,7 +2,10 @@ import { assert, describe, it } from "@effect/vitest"
 import { Effect } from "effect"
 import * as Harness from "./bench/harness.ts"
 import * as Report from "./bench/report.ts"
+import * as Memory from "./bench/rows/memory.ts"
+import * as Traffic from "./bench/rows/traffic.ts"
 import * as Tables from "./bench/table.ts"
+import type { Setting } from "./bench/traffic/scenarios.ts"
 
 const settings = { rounds: 2, sampleMs: 0.01, warmupMs: 0.01, now: Harness.wall }
 
@@ -62,6 +65,113 @@ describe("bench", () => {
       assert.include(lines, `budgets: ${met} of ${verdicts.length} met`)
     }), 60_000)
 
+  it.live("breakwater and its peers answer all that a quota allows, the same every time", () =>
+    Effect.gen(function*() {
+      const timers = [setTimeout, setInterval, setImmediate, Date, Math.random]
+      const limits = { requests: { limit: 60, per: "1 minute" } } as const
+      const setting: Setting = {
+        title: "half the load",
+        file: {
+          duration: "2 minutes",
+          traffic: [{ name: "users", calls: 30, per: "1 minute", input: 50, output: 50, deadline: "30 seconds" }],
+          providers: {
+            openai: {
+              limits,
+              latency: { network: "10 millis", firstToken: { min: "200 millis", max: "2 seconds" } },
+              faults: [{ rate: 0.1, fault: { kind: "status", status: 503 } }]
+            }
+          },
+          policies: { service: { models: { chat: { targets: [{ provider: "openai", model: "gpt-4o", limits }] } } } }
+        },
+        policy: "service",
+        inTurn: false,
+        queueMs: 15_000,
+        budgets: ({ report }) => [Tables.atMost(report.calls.failed, 0, " errors")]
+      }
+      const table = yield* Traffic.compare(setting)
+      assert.deepStrictEqual(
+        table.rows.map(({ budgets, figures, name }) => [name, budgets.length, ...figures.slice(0, 3)]),
+        [
+          ["breakwater", 1, 100, 100, 0],
+          ["cockatiel", 0, 100, 100, 0],
+          ["opossum + bottleneck + p-retry", 0, 100, 100, 0],
+          ["p-queue + p-retry", 0, 100, 100, 0],
+          ["rate-limiter-flexible + p-retry", 0, 100, 100, 0],
+          ["Effect", 0, 100, 100, 0]
+        ]
+      )
+      for (const { figures: [, , , attempts = 0], name } of table.rows) {
+        assert.isAbove(attempts, 1, name)
+        assert.isBelow(attempts, 1.5, name)
+      }
+      assert.deepStrictEqual(yield* Traffic.compare(setting), table)
+      assert.deepStrictEqual([setTimeout, setInterval, setImmediate, Date, Math.random], timers)
+    }), 60_000)
+
+  it.live("an outage and a dead key are seen in the figures of a peer as in ours", () =>
+    Effect.gen(function*() {
+      const setting: Setting = {
+        title: "faults",
+        file: {
+          duration: "3 minutes",
+          traffic: [{ name: "users", calls: 2, per: "1 second", input: 50, output: 50, deadline: "90 seconds" }],
+          providers: {
+            openai: {
+              keys: ["one", "two"],
+              latency: { firstToken: "500 millis" },
+              faults: [
+                { key: "two", fault: { kind: "status", status: 401 } },
+                { from: "1 minute", to: "90 seconds", fault: { kind: "status", status: 503 } }
+              ]
+            }
+          },
+          policies: { service: { models: { chat: { targets: ["openai/gpt-4o"] } } } }
+        },
+        policy: "service",
+        inTurn: true,
+        queueMs: 90_000,
+        budgets: () => []
+      }
+      const { columns, rows } = yield* Traffic.compare(setting)
+      assert.deepStrictEqual(
+        columns,
+        [
+          "answered",
+          "goodput",
+          "429s",
+          "attempts",
+          "p50 s",
+          "p99 s",
+          "dead",
+          "hanging",
+          "into",
+          "lost",
+          "back s",
+          "peak"
+        ]
+      )
+      for (const { figures, name } of rows) {
+        const [dead = 0, hanging = 0, into = 0, lost = 0, back = 0] = figures.slice(6)
+        assert.isAtLeast(dead, 1, name)
+        assert.strictEqual(hanging, 0, name)
+        assert.isAbove(into, 0, name)
+        assert.isBelow(lost, 2, name)
+        assert.isBelow(back, 15, name)
+      }
+    }), 60_000)
+
+  it.live("every probe of memory runs, and what is idle is forgotten", () =>
+    Effect.gen(function*() {
+      const [targets, calls, keys] = yield* Effect.forEach(Memory.items(0.05), ({ run }) => run(), { concurrency: 2 })
+      assert.deepStrictEqual([targets, calls, keys].map((table) => table?.rows.length), [3, 10, 11])
+      for (const { figures, name, ratios } of [targets, calls, keys].flatMap((table) => table?.rows ?? [])) {
+        for (const figure of [...figures.slice(0, 2), ...ratios.map((_) => _.ratio)]) assert.isAbove(figure, 0, name)
+      }
+      const ours = (keys?.rows ?? []).filter(({ name }) => name.startsWith("breakwater"))
+      assert.strictEqual(ours.length, 4)
+      for (const { figures: [, , left = Number.NaN], name } of ours) assert.isBelow(left, 30, name)
+    }), 120_000)
+
   it("a part is chosen by its name, and other things by what is in their titles", () => {
     const count = (...names: ReadonlyArray<string>) =>
       Object.entries(Report.select(Report.everything, names)).flatMap(([part, items]) =>
@@ -91,12 +201,12 @@ describe("bench", () => {
       ]
     })
     assert.deepStrictEqual(lines, [
-      "things, µs".padEnd(102) + "   median      p10",
+      "things, µs".padEnd(104) + "  median     p10",
       "  (that are there)",
-      "  short".padEnd(102) + "     1.23        –",
+      "  short".padEnd(104) + "    1.23       –",
       "      0.12× other · ≤ 1 µs MISSED · ≥ 1× met",
-      "  a name that goes on and on a name that goes on and on a name that goes on and on a name that goes",
-      "    on and on a name that goes on and on a name that goes on and on".padEnd(102) + "     12.3     1235"
+      "  a name that goes on and on a name that goes on and on a name that goes on and on a name that goes on",
+      "    and on a name that goes on and on a name that goes on and on".padEnd(104) + "    12.3    1235"
     ])
   })
 

@@ -121,8 +121,8 @@ const budgetsOf = ({ tables }: Report): ReadonlyArray<string> => {
   )
   const met = verdicts.filter((_) => _.met).length
   const lines = verdicts.flatMap(({ budget, measured, met, where }) => {
-    const verdict = `${met ? "met" : "MISSED"}`.padEnd(8) + measured.padStart(7)
-    return Tables.wrap(`  ${verdict}  ${budget.padEnd(20)}  ${where}`, " ".repeat(41))
+    const verdict = (met ? "met" : "MISSED").padEnd(8) + measured.padStart(7)
+    return Tables.wrap(`  ${verdict}  ${budget}: ${where}`, " ".repeat(21))
   })
   return verdicts.length === 0 ? [] : ["", `budgets: ${met} of ${verdicts.length} met`, ...lines]
 }

@@ -37,6 +37,6 @@ if (unknown.length > 0) refuse(`nothing is measured under the name "${unknown.jo
 
 const parts = only.length === 0 ? Report.everything : Report.select(Report.everything, only)
 const report = await Effect.runPromise(
-  Report.make(parts, { rounds: 31, sampleMs: 12, warmupMs: 200 }, (line) => process.stderr.write(`${line}\n`))
+  Report.make(parts, { rounds: 21, sampleMs: 12, warmupMs: 150 }, (line) => process.stderr.write(`${line}\n`))
 )
 process.stdout.write(`${json ? JSON.stringify(report, null, 2) : Report.render(report)}\n`)

@@ -49,21 +49,21 @@ export const figure = (value: number): string => {
 }
 
 const width = 120
-/** One more than the longest name of a column needs. */
-const columnWidth = 10
 
 /** Renders a table: a row and, under it, how it stands to its peers and budgets. */
 export const render = ({ columns, note, rows, title, unit }: Table): ReadonlyArray<string> => {
-  const most = width - columns.length * columnWidth
-  const heading = `${title}${unit === undefined ? "" : `, ${unit}`}`
-  const room = Math.min(most, Math.max(heading.length + 1, ...rows.map((row) => row.name.length + 3), 44))
-  const line = (name: string, figures: ReadonlyArray<string>): ReadonlyArray<string> => {
+  const widths = columns.map((column) => Math.max(8, column.length + 2))
+  const cells = (texts: ReadonlyArray<string>): string =>
+    texts.map((text, index) => text.padStart(widths[index] ?? 0)).join("")
+  const most = width - widths.reduce((sum, width) => sum + width, 0)
+  const room = Math.min(most, Math.max(...rows.map((row) => row.name.length + 3), 44))
+  const line = (name: string, figures: ReadonlyArray<string>, room: number): ReadonlyArray<string> => {
     const names = wrap(name, "    ", room)
-    const cells = figures.map((text) => text.padStart(columnWidth)).join("")
-    return [...names.slice(0, -1), (names.at(-1) ?? "").padEnd(room) + cells]
+    return [...names.slice(0, -1), (names.at(-1) ?? "").padEnd(room) + cells(figures)]
   }
+  const heading = `${title}${unit === undefined ? "" : `, ${unit}`}`
   return [
-    ...line(heading, columns),
+    ...(heading.length < room ? line(heading, columns, room) : [...wrap(heading, "  "), ...line("", columns, room)]),
     ...(note === undefined ? [] : wrap(`  (${note})`, "   ")),
     ...rows.flatMap(({ budgets, figures, name, ratios }) => {
       const beside = [
@@ -71,7 +71,7 @@ export const render = ({ columns, note, rows, title, unit }: Table): ReadonlyArr
         ...budgets.map(({ budget, met }) => `${budget} ${met ? "met" : "MISSED"}`)
       ]
       return [
-        ...line(`  ${name}`, figures.map(figure)),
+        ...line(`  ${name}`, figures.map(figure), room),
         ...(beside.length === 0 ? [] : wrap(`      ${beside.join(" · ")}`, "      "))
       ]
     })

@@ -61,10 +61,10 @@ interface Group {
 
 const whole = (value: number): number => Math.round(value)
 
-/** The figures of a group; with a share, of so many fewer of everything. */
+/** The figures of a group; with a share, of so many fewer of everything, once. */
 const table = ({ columns, figures, lines, note, title }: Group, share: number): Effect.Effect<Tables.Table> =>
   Effect.gen(function*() {
-    const all = lines.map((line) => ({ ...line, count: Math.ceil(line.count * share) }))
+    const all = share === 1 ? lines : lines.map((line) => ({ ...line, count: Math.ceil(line.count * share), runs: 1 }))
     const found = yield* measure(all)
     const medians = new Map(all.map((line) => [line.name, quantile(found(line).samples, 0.5)]))
     const median = (name: string): number => medians.get(name) ?? Number.NaN

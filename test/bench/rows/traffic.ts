@@ -41,11 +41,13 @@ const foundOf = (setting: Setting, report: Simulation.Report): Found => ({
 const percent = (share: number | null): number => Math.round((share ?? 0) * 1000) / 10
 
 const hasOutage = ({ file }: Setting): boolean =>
-  Object.values(file.providers).some((provider) => provider.faults?.some(({ key }) => key === undefined) === true)
+  Object.values(file.providers).some(({ faults = [] }) =>
+    faults.some(({ key, rate = 1 }) => key === undefined && rate === 1)
+  )
 
 const columnsOf = (setting: Setting): ReadonlyArray<string> => [
-  "answered%",
-  "goodput%",
+  "answered",
+  "goodput",
   "429s",
   "attempts",
   "p50 s",
@@ -79,9 +81,9 @@ const figuresOf = (setting: Setting, found: Found): ReadonlyArray<number> => {
 const noteOf = (setting: Setting): string =>
   [
     setting.quota === undefined
-      ? "goodput: of the tokens that somebody could have answered who knows all quotas and outages"
-      : "goodput: of what the quota gives back while calls arrive",
-    "429s and attempts (for each answer): of all requests",
+      ? "answered, %; goodput, % of the tokens that somebody could have answered who knows all quotas and outages"
+      : "answered, %; goodput, % of what the quota gives back while calls arrive",
+    "attempts for each answer",
     ...(faultyKeys(setting, "status").length > 0 ? ["dead, hanging: requests to these keys"] : []),
     ...(hasOutage(setting)
       ? [
@@ -117,8 +119,8 @@ const simulatedDay: Effect.Effect<Tables.Table> = Effect.gen(function*() {
   const seconds = (Harness.thread() - start) / 1000
   return {
     title: "a day of 50 000 calls over four services, simulated",
-    note: "seconds of the thread's own time",
-    columns: ["seconds", "answered%", "429s", "attempts"],
+    note: "seconds of the thread's own time; answered, %; attempts for each answer",
+    columns: ["seconds", "answered", "429s", "attempts"],
     rows: [{
       name: "breakwater",
       figures: [seconds, percent(report.calls.answeredShare), report.refused, report.attempts.perAnswer ?? Number.NaN],

@@ -5,7 +5,7 @@
  */
 import Bottleneck from "bottleneck"
 import * as Cockatiel from "cockatiel"
-import { Context, Effect, Exit, Layer, Result, Schedule, Scope, Semaphore } from "effect"
+import { Context, Effect, Exit, Layer, Random, Result, Schedule, Scope, Semaphore } from "effect"
 import { HttpClient, HttpClientError, HttpClientRequest, HttpClientResponse } from "effect/http"
 import * as EffectBreaker from "effect/persistence/CircuitBreaker"
 import * as EffectLimiter from "effect/persistence/RateLimiter"
@@ -31,16 +31,16 @@ const firstMs = 1000
 const longestMs = 10_000
 
 /** The stated wait, or twice as long each time, spread by chance. */
-const waitMs = (error: unknown, failures: number): number => {
+const waitMs = ({ random }: Setup, error: unknown, failures: number): number => {
   const stated = error instanceof HttpError ? error.retryAfterMs : undefined
-  const spread = Math.random()
+  const spread = random.nextDoubleUnsafe()
   return stated === undefined
     ? Math.min(longestMs, firstMs * 2 ** failures) * (0.5 + spread / 2)
     : stated * (1 + spread / 10)
 }
 
 /** Stops a queue for as long as the provider asks, however many calls are told so. */
-const holding = (stop: () => unknown, start: () => unknown) => {
+const holding = (setup: Setup, stop: () => unknown, start: () => unknown) => {
   let until = 0
   const look = (): void => {
     const left = until - Date.now()
@@ -51,7 +51,7 @@ const holding = (stop: () => unknown, start: () => unknown) => {
     if (!(error instanceof HttpError) || error.status !== 429) return
     const now = Date.now()
     const isHeld = until > now
-    until = Math.max(until, now + waitMs(error, 0))
+    until = Math.max(until, now + waitMs(setup, error, 0))
     if (isHeld) return
     stop()
     setTimeout(look, until - now)
@@ -83,7 +83,8 @@ const mayRetry = ({ places }: Setup, error: unknown): boolean =>
  * again after a while, until the deadline. A key that is wrong is not used again, and a target that refuses is left alone
  * for as long as it asks, by all calls.
  */
-const failover = ({ inTurn, places }: Setup, attempt: (place: Place, request: Request) => Promise<unknown>) => {
+const failover = (setup: Setup, attempt: (place: Place, request: Request) => Promise<unknown>) => {
+  const { inTurn, places } = setup
   let turn = 0
   const coolUntil = places.map(() => 0)
   return async (request: Request): Promise<void> => {
@@ -102,7 +103,7 @@ const failover = ({ inTurn, places }: Setup, attempt: (place: Place, request: Re
           request.signal.throwIfAborted()
           last = error
           if (isAuthentication(error)) coolUntil[index] = Infinity
-          if (isRateLimit(error)) coolUntil[index] = Date.now() + waitMs(error, 0)
+          if (isRateLimit(error)) coolUntil[index] = Date.now() + waitMs(setup, error, 0)
           if (mayHeal(error)) isHopeless = false
         }
       }
@@ -112,7 +113,7 @@ const failover = ({ inTurn, places }: Setup, attempt: (place: Place, request: Re
         continue
       }
       if (isHopeless) throw last
-      await pause(waitMs(last, round), request.signal)
+      await pause(waitMs(setup, last, round), request.signal)
     }
   }
 }
@@ -146,7 +147,7 @@ const cockatiel: Peer = {
         Cockatiel.retry(Cockatiel.handleWhen((error) => mayRetry(setup, error)), {
           maxAttempts: retriesOf(setup),
           backoff: new Cockatiel.DelegateBackoff<Cockatiel.IRetryBackoffContext<unknown>>(({ attempt, result }) =>
-            waitMs("error" in result ? result.error : undefined, attempt - 1)
+            waitMs(setup, "error" in result ? result.error : undefined, attempt - 1)
           )
         }),
         Cockatiel.circuitBreaker(Cockatiel.handleWhen((error) => !isRateLimit(error)), {
@@ -184,9 +185,8 @@ const retried = (setup: Setup, request: Request, attempt: () => Promise<void>): 
     },
     {
       retries: retriesOf(setup),
-      minTimeout: firstMs,
+      minTimeout: firstMs * (0.5 + setup.random.nextDoubleUnsafe() / 2),
       maxTimeout: longestMs,
-      randomize: true,
       signal: request.signal,
       onFailedAttempt: async ({ error, retriesLeft, retryDelay }) => {
         const stated = error instanceof HttpError ? error.retryAfterMs ?? 0 : 0
@@ -244,7 +244,7 @@ const queueAndRetry: Peer = {
     const guarded = (queue: PQueue, most: number) => ({
       queue,
       most,
-      hold: holding(() => queue.pause(), () => queue.start())
+      hold: holding(setup, () => queue.pause(), () => queue.start())
     })
     const queues = setup.places.map(({ limit }) => {
       const most = callsWithin(limit, setup, setup.queueMs)
@@ -294,7 +294,7 @@ const flexibleAndRetry: Peer = {
           try {
             await withTimeout(place, request, setup.attemptMs)
           } catch (error) {
-            if (isRateLimit(error)) await own.limiter.block("limiter", waitMs(error, 0) / 1000)
+            if (isRateLimit(error)) await own.limiter.block("limiter", waitMs(setup, error, 0) / 1000)
             throw error
           }
         })),
@@ -370,7 +370,9 @@ const effect: Peer = {
         running.set(id, request)
         const http = HttpClientRequest.post(`http://${place.target.provider}/`, { headers: { "x-call": id } })
         const exit = await Effect.runPromiseExit(
-          Effect.result(own.room.withPermitsIfAvailable(1)(own.client.execute(http))),
+          Effect.result(own.room.withPermitsIfAvailable(1)(own.client.execute(http))).pipe(
+            Effect.provideService(Random.Random, setup.random)
+          ),
           { signal: request.signal }
         )
         running.delete(id)

@@ -59,6 +59,8 @@ export interface Setup {
   readonly attemptMs: number
   /** Tokens that a call may use, on average. */
   readonly usualTokens: number
+  /** What is drawn by chance, the same every time. */
+  readonly random: ReturnType<typeof chance>
 }
 
 /** What handles calls: resolved when a call is answered. */
@@ -110,7 +112,6 @@ export const run = async (scenario: Scenario, peer: Peer, options: Options): Pro
   const calls = Effect.runSync(drawCalls(file.traffic, durationMs, seed))
   const settings = new Map(scenario.providers.map((provider) => [provider.name, deskSettings(provider, targets)]))
   const binMs = Math.ceil(durationMs / bins)
-  const random = chance(`${seed}/policy`)
   const timers = FakeTimers.install({
     now: scenario.start,
     toFake: [
@@ -124,9 +125,6 @@ export const run = async (scenario: Scenario, peer: Peer, options: Options): Pro
       "performance"
     ]
   })
-  // A library that draws by chance draws the same every time.
-  const { random: dice } = Math
-  Math.random = () => random.nextDoubleUnsafe()
   try {
     const now = (): number => Date.now() - scenario.start
     const ledger = Ledgers.make({ calls: calls.length, warmUpMs, binMs, bins, now })
@@ -164,6 +162,7 @@ export const run = async (scenario: Scenario, peer: Peer, options: Options): Pro
       inTurn: options.inTurn,
       queueMs: options.queueMs,
       attemptMs: Math.min(...deadlines) / 4,
+      random: chance(`${seed}/policy`),
       usualTokens: calls.reduce((sum, call) => sum + tokensOf(call), 0) / calls.length
     }))
     let left = calls.length
@@ -230,7 +229,6 @@ export const run = async (scenario: Scenario, peer: Peer, options: Options): Pro
       possible
     })
   } finally {
-    Math.random = dice
     timers.uninstall()
   }
 }

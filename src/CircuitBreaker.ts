@@ -1012,14 +1012,53 @@ const invalid = (where: string, field: string, demand: string, got: unknown): Ra
 // The service
 // -----------------------------------------------------------------------------
 
-/** A call that has been admitted. */
-interface Held {
+/** What a permit tells its breaker. */
+interface Desk {
+  readonly tell: (held: Held, outcome: Outcome) => void
+  readonly settle: (held: Held, exit: Exit.Exit<unknown, unknown>) => void
+  readonly firstContent: (held: Held) => void
+}
+
+/** A call that has been admitted. As a class, because every call makes one and uses one of its members. */
+class Held implements Permit {
+  readonly desk: Desk
   readonly cell: Registries.Cell
   readonly clock: Clock.Clock
   readonly startedAt: number
+  readonly isProbe: boolean
   permit: Core.Permit
   firstTokenMs: number | undefined
   told: boolean
+
+  constructor(desk: Desk, cell: Registries.Cell, clock: Clock.Clock, startedAt: number, permit: Core.Permit) {
+    this.desk = desk
+    this.cell = cell
+    this.clock = clock
+    this.startedAt = startedAt
+    this.isProbe = permit.probe !== undefined
+    this.permit = permit
+    this.firstTokenMs = undefined
+    this.told = false
+  }
+
+  get key(): string {
+    return this.cell.key
+  }
+  get firstContent(): Effect.Effect<void> {
+    return Step.sync(() => this.desk.firstContent(this))
+  }
+  get success(): Effect.Effect<void> {
+    return Step.sync(() => this.desk.tell(this, success))
+  }
+  get ignored(): Effect.Effect<void> {
+    return Step.sync(() => this.desk.tell(this, ignored))
+  }
+  get failure(): Permit["failure"] {
+    return (errorClass, retryAfter) => Step.sync(() => this.desk.tell(this, failure(errorClass, { retryAfter })))
+  }
+  get settle(): Permit["settle"] {
+    return (exit) => Step.sync(() => this.desk.settle(this, exit))
+  }
 }
 
 // Open times must not depend on somebody setting the clock of the machine.
@@ -1060,7 +1099,7 @@ const service = (
     const [state, decision] = Core.admit(config, cell.state, now)
     commit(cell, state, clock)
     return decision._tag === "Admitted"
-      ? { cell, clock, startedAt: now, permit: decision.permit, firstTokenMs: undefined, told: false }
+      ? new Held(desk, cell, clock, now, decision.permit)
       : refusalOf(cell, decision)
   }
 
@@ -1098,15 +1137,7 @@ const service = (
     commit(cell, state, clock)
   }
 
-  const permitOf = (held: Held): Permit => ({
-    key: held.cell.key,
-    isProbe: held.permit.probe !== undefined,
-    firstContent: Step.sync(() => firstContent(held)),
-    success: Step.sync(() => tell(held, success)),
-    ignored: Step.sync(() => tell(held, ignored)),
-    failure: (errorClass, retryAfter) => Step.sync(() => tell(held, failure(errorClass, { retryAfter }))),
-    settle: (exit) => Step.sync(() => settle(held, exit))
-  })
+  const desk: Desk = { tell, settle, firstContent }
 
   const refusalOf = (cell: Registries.Cell, refused: Refused): Errors.LLMError => {
     const retryAfterMs = Math.ceil(refused.retryAfterMs)
@@ -1165,7 +1196,7 @@ const service = (
         let held: Held | undefined
         const admitted = Effect.withFiber<A, E | Errors.LLMError, R>((fiber) => {
           const result = admit(fiber, key)
-          if (!("told" in result)) return Effect.fail(result)
+          if (!(result instanceof Held)) return Effect.fail(result)
           held = result
           return effect
         })
@@ -1186,17 +1217,17 @@ const service = (
         })
         const admitted = Effect.suspend(() => {
           const result = admit(fiber, key)
-          if (!("told" in result)) return Effect.fail(result)
+          if (!(result instanceof Held)) return Effect.fail(result)
           held = result
           if (closed) tell(result, ignored)
-          return Effect.succeed(permitOf(result))
+          return Effect.succeed(result)
         })
         return Effect.andThen(watched, admitted)
       }),
     take: (key) =>
       Step.make((fiber) => {
         const result = admit(fiber, key)
-        return "told" in result ? Exit.succeed(permitOf(result)) : Exit.fail(result)
+        return result instanceof Held ? Exit.succeed(result) : Exit.fail(result)
       }),
     check: (key) => reading((now) => verdict(registry.peek(key, now), now)),
     checkAll: (keys) =>

@@ -602,6 +602,42 @@ interface Pending {
   done: Engine.Done | undefined
 }
 
+/** What a reservation tells its limiter. */
+interface Cashier {
+  readonly settle: (grant: Engine.Grant, usage: Usage) => void
+  readonly end: (grant: Engine.Grant, usage: Usage) => void
+  readonly cancel: (grant: Engine.Grant) => void
+}
+
+/** A reservation. As a class, because every call makes one and uses one of its members. */
+class Reserved implements Reservation {
+  readonly cashier: Cashier
+  readonly grant: Engine.Grant
+  readonly grantedAt: number
+
+  constructor(cashier: Cashier, grant: Engine.Grant, grantedAt: number) {
+    this.cashier = cashier
+    this.grant = grant
+    this.grantedAt = grantedAt
+  }
+
+  get settle(): Reservation["settle"] {
+    return (usage) => Step.sync(() => this.cashier.settle(this.grant, usage))
+  }
+  get end(): Reservation["end"] {
+    return (usage) => Step.sync(() => this.cashier.end(this.grant, usage))
+  }
+  get cancel(): Effect.Effect<void> {
+    return Step.sync(() => this.cashier.cancel(this.grant))
+  }
+  get waited(): Duration.Duration {
+    return this.grant.waitedMs === 0 ? Duration.zero : Duration.millis(this.grant.waitedMs)
+  }
+  get bindingDimension(): Dimension | undefined {
+    return this.grant.binding
+  }
+}
+
 const makeDesk = (
   engine: Engine.Engine,
   clock: Clock.Clock,
@@ -681,29 +717,26 @@ const makeDesk = (
     Engine.settle(engine, grant, usage)
   }
 
-  const reservationOf = (grant: Engine.Grant): Reservation => ({
-    settle: (usage) =>
-      Step.sync(() => {
-        if (grant.settled) return
-        settle(grant, usage)
-        finish()
-      }),
-    end: (usage) =>
-      Step.sync(() => {
-        if (grant.settled && grant.released) return
-        settle(grant, usage)
-        Engine.release(engine, grant)
-        finish()
-      }),
-    cancel: Step.sync(() => {
+  const cashier: Cashier = {
+    settle: (grant, usage) => {
+      if (grant.settled) return
+      settle(grant, usage)
+      finish()
+    },
+    end: (grant, usage) => {
+      if (grant.settled && grant.released) return
+      settle(grant, usage)
+      Engine.release(engine, grant)
+      finish()
+    },
+    cancel: (grant) => {
       tick()
       giveBack(grant)
       finish()
-    }),
-    waited: grant.waitedMs === 0 ? Duration.zero : Duration.millis(grant.waitedMs),
-    bindingDimension: grant.binding,
-    grantedAt: engine.now.wall
-  })
+    }
+  }
+
+  const reservationOf = (grant: Engine.Grant): Reservation => new Reserved(cashier, grant, engine.now.wall)
 
   const giveBack = (grant: Engine.Grant): void => {
     Engine.settle(engine, grant, "nothing-sent")

@@ -10,18 +10,25 @@
  * @internal
  */
 import * as Effect from "effect/Effect"
+import * as Effectable from "effect/Effectable"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 
 /** @internal */
 export type AnyFiber = Fiber.Fiber<unknown, unknown>
 
-type Step<A, E, R> = (fiber: AnyFiber) => Effect.Effect<A, E, R>
+type Take<A, E, R> = (fiber: AnyFiber) => Effect.Effect<A, E, R>
 
-const step = Symbol("breakwater/step")
-
-interface Steppable<A, E, R> extends Effect.Effect<A, E, R> {
-  [step]?: Step<A, E, R>
+// A class, because every call makes dozens of them: an effect with a property added takes three times the memory.
+class Step<A, E, R> extends Effectable.Class<A, E, R> {
+  readonly take: Take<A, E, R>
+  constructor(take: Take<A, E, R>) {
+    super()
+    this.take = take
+  }
+  override asEffect(): Effect.Effect<A, E, R> {
+    return Effect.withFiber(this.take)
+  }
 }
 
 /**
@@ -29,23 +36,17 @@ interface Steppable<A, E, R> extends Effect.Effect<A, E, R> {
  *
  * @internal
  */
-export const make = <A, E = never, R = never>(take: Step<A, E, R>): Effect.Effect<A, E, R> => {
-  const effect: Steppable<A, E, R> = Effect.withFiber(take)
-  effect[step] = take
-  return effect
-}
+export const make = <A, E = never, R = never>(take: Take<A, E, R>): Effect.Effect<A, E, R> => new Step(take)
 
 /**
  * Creates the effect of a function.
  *
  * @internal
  */
-export const sync = <A>(f: (fiber: AnyFiber) => A): Effect.Effect<A> => make((fiber) => Exit.succeed(f(fiber)))
+export const sync = <A>(f: (fiber: AnyFiber) => A): Effect.Effect<A> => new Step((fiber) => Exit.succeed(f(fiber)))
 
-const taken = <A, E, R>(fiber: AnyFiber, effect: Steppable<A, E, R>): Effect.Effect<A, E, R> => {
-  const take = effect[step]
-  return take === undefined ? effect : take(fiber)
-}
+const taken = <A, E, R>(fiber: AnyFiber, effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
+  effect instanceof Step ? effect.take(fiber) : effect
 
 /**
  * Goes on with the result of an effect, in the same step where that is possible.
@@ -115,4 +116,9 @@ export const all = (fiber: AnyFiber, effects: ReadonlyArray<Effect.Effect<void>>
   return Exit.void
 }
 
-const isExit = <A, E, R>(effect: Effect.Effect<A, E, R>): effect is Exit.Exit<A, E> => Exit.isExit(effect)
+/** What an exit has and no other effect: finding it takes a tenth of the time of `Exit.isExit`. */
+interface Marked<A, E, R> extends Effect.Effect<A, E, R> {
+  readonly "~effect/Exit"?: unknown
+}
+
+const isExit = <A, E, R>(effect: Marked<A, E, R>): effect is Exit.Exit<A, E> => effect["~effect/Exit"] !== undefined

@@ -642,10 +642,10 @@ const make = (
 
   return Health.of({
     // A call records several outcomes, so each is a single step of its fiber.
-    record: (key, outcome) => Step.make((fiber) => tell(recordOne(key, outcome, timeOf(fiber), undefined))),
+    record: (key, outcome) => Step.make((moment) => tell(recordOne(key, outcome, Step.millis(moment), undefined))),
     recordAll: (all, outcome) =>
-      Step.make((fiber) => {
-        const now = timeOf(fiber)
+      Step.make((moment) => {
+        const now = Step.millis(moment)
         let told: Array<Change> | undefined
         for (const key of all) told = recordOne(key, outcome, now, told)
         return tell(told)
@@ -653,8 +653,8 @@ const make = (
     score: (key) => Effect.map(Clock.currentTimeMillis, (now) => scoreOfKey(key, now)),
     scores: (all) => Effect.map(Clock.currentTimeMillis, (now) => all.map((key) => scoreOfKey(key, now))),
     readings: (all) =>
-      Step.sync((fiber) => {
-        const now = timeOf(fiber)
+      Step.sync((moment) => {
+        const now = Step.millis(moment)
         return all.map((key) => readingOf(key, now))
       }),
     figures: (key) =>
@@ -671,8 +671,6 @@ const make = (
     changes: Stream.fromPubSub(changes)
   })
 }
-
-const timeOf = (fiber: Step.AnyFiber): number => fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
 
 const hysteresis = 5
 const bounds: Readonly<Record<Status, number>> = { healthy: 80, degraded: 50, critical: 0 }

@@ -602,42 +602,6 @@ interface Pending {
   done: Engine.Done | undefined
 }
 
-/** What a reservation tells its limiter. */
-interface Cashier {
-  readonly settle: (grant: Engine.Grant, usage: Usage) => void
-  readonly end: (grant: Engine.Grant, usage: Usage) => void
-  readonly cancel: (grant: Engine.Grant) => void
-}
-
-/** A reservation. As a class, because every call makes one and uses one of its members. */
-class Reserved implements Reservation {
-  readonly cashier: Cashier
-  readonly grant: Engine.Grant
-  readonly grantedAt: number
-
-  constructor(cashier: Cashier, grant: Engine.Grant, grantedAt: number) {
-    this.cashier = cashier
-    this.grant = grant
-    this.grantedAt = grantedAt
-  }
-
-  get settle(): Reservation["settle"] {
-    return (usage) => Step.sync(() => this.cashier.settle(this.grant, usage))
-  }
-  get end(): Reservation["end"] {
-    return (usage) => Step.sync(() => this.cashier.end(this.grant, usage))
-  }
-  get cancel(): Effect.Effect<void> {
-    return Step.sync(() => this.cashier.cancel(this.grant))
-  }
-  get waited(): Duration.Duration {
-    return this.grant.waitedMs === 0 ? Duration.zero : Duration.millis(this.grant.waitedMs)
-  }
-  get bindingDimension(): Dimension | undefined {
-    return this.grant.binding
-  }
-}
-
 const makeDesk = (
   engine: Engine.Engine,
   clock: Clock.Clock,
@@ -648,8 +612,10 @@ const makeDesk = (
   let wakesAt = 0
   let handingOut = false
 
-  const tick = (): void =>
-    Engine.at(engine, Number(clock.monotonicTimeNanosUnsafe()) / 1e6, clock.currentTimeMillisUnsafe())
+  const tick = (moment?: Step.Moment): void =>
+    moment?.clock === clock
+      ? Engine.at(engine, Step.elapsed(moment), Step.millis(moment))
+      : Engine.at(engine, Number(clock.monotonicTimeNanosUnsafe()) / 1e6, clock.currentTimeMillisUnsafe())
 
   // Fibers that go on may end requests and so let others go on: those are told by the loop and not from within.
   const handOut = (): void => {
@@ -707,36 +673,39 @@ const makeDesk = (
       return result
     })
 
-  const settle = (grant: Engine.Grant, usage: Usage): void => {
+  const settle = (grant: Engine.Grant, usage: Usage, moment: Step.Moment): void => {
     if (typeof usage === "object") {
       amount("usage.input", usage.input)
       amount("usage.output", usage.output)
       amount("usage.cachedInput", usage.cachedInput)
     }
-    tick()
+    tick(moment)
     Engine.settle(engine, grant, usage)
   }
 
-  const cashier: Cashier = {
-    settle: (grant, usage) => {
-      if (grant.settled) return
-      settle(grant, usage)
-      finish()
-    },
-    end: (grant, usage) => {
-      if (grant.settled && grant.released) return
-      settle(grant, usage)
-      Engine.release(engine, grant)
-      finish()
-    },
-    cancel: (grant) => {
-      tick()
+  const reservationOf = (grant: Engine.Grant): Reservation => ({
+    settle: (usage) =>
+      Step.sync((moment) => {
+        if (grant.settled) return
+        settle(grant, usage, moment)
+        finish()
+      }),
+    end: (usage) =>
+      Step.sync((moment) => {
+        if (grant.settled && grant.released) return
+        settle(grant, usage, moment)
+        Engine.release(engine, grant)
+        finish()
+      }),
+    cancel: Step.sync((moment) => {
+      tick(moment)
       giveBack(grant)
       finish()
-    }
-  }
-
-  const reservationOf = (grant: Engine.Grant): Reservation => new Reserved(cashier, grant, engine.now.wall)
+    }),
+    waited: grant.waitedMs === 0 ? Duration.zero : Duration.millis(grant.waitedMs),
+    bindingDimension: grant.binding,
+    grantedAt: engine.now.wall
+  })
 
   const giveBack = (grant: Engine.Grant): void => {
     Engine.settle(engine, grant, "nothing-sent")
@@ -775,8 +744,8 @@ const makeDesk = (
   }
 
   const take = (request: Request): Effect.Effect<Reservation, RateLimitError> =>
-    Step.make(() => {
-      tick()
+    Step.make((moment) => {
+      tick(moment)
       const outcome = Engine.reserve(engine, askOf(request, 0))
       if (engine.done.length > 0 || engine.waiting > 0) finish()
       switch (outcome._tag) {
@@ -829,8 +798,8 @@ const makeDesk = (
       take,
       waitFor: (request) => step(() => forecastOf(Engine.foresee(engine, askOf(request, 0)))),
       headrooms: (sets) =>
-        Step.sync(() => {
-          tick()
+        Step.sync((moment) => {
+          tick(moment)
           return sets.map((scopes) => Engine.headroom(engine, scopes))
         }),
       observe: (key, observation) =>

@@ -27,12 +27,13 @@ export const scopesOf = (call: Call, member: Member): ReadonlyArray<LimitScope> 
 
 /** What an attempt asks the limiter for: room at once, or a place in the queue when every target lacks room. */
 export const requestOf = (
+  moment: Step.Moment,
   call: Call,
   member: Member,
   scopes: ReadonlyArray<LimitScope>,
   estimate: Estimate
 ): RateLimiter.Request => {
-  const left = call.setup.deadlineAt - call.clock.currentTimeMillisUnsafe()
+  const left = call.setup.deadlineAt - Step.millis(moment)
   return {
     scopes,
     tokens: estimate,
@@ -68,15 +69,15 @@ const settle = (grant: Grant, provider: string, outcome: Usage.Outcome): Effect.
 
 // The slots go back with the settlement: whoever is told how an attempt ended has its answer, or needs no more of it.
 const ended = (grant: Grant, usage: RateLimiter.Usage): Effect.Effect<void> =>
-  Step.make((fiber) => {
+  Step.make((moment) => {
     if (grant.ended) return Exit.void
     grant.ended = true
-    return Step.all(fiber, [grant.reservation.end(usage)])
+    return Step.all(moment, [grant.reservation.end(usage)])
   })
 
 /** Settles a success by its usage, and learns from it what the next estimate should be. */
 export const succeeded = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   call: Call,
   { grant, member }: Attempt,
   spent: Spent
@@ -84,7 +85,7 @@ export const succeeded = (
   if (grant === undefined) return Exit.void
   if (spent._tag === "Told") return ended(grant, spent.usage)
   const { usage } = spent
-  return Step.all(fiber, [
+  return Step.all(moment, [
     settle(grant, member.target.provider, { _tag: "Success", usage }),
     call.engine.usage.record({ target: member.target, usage, estimate: grant.estimate })
   ])

@@ -62,12 +62,12 @@ export const count = (board: Board, index: number, change: 1 | -1): void => {
 }
 
 /** Reads again what the strategy is going to look at. */
-export const refresh = (fiber: Step.AnyFiber, engine: Engine): Effect.Effect<void> => {
+export const refresh = (moment: Step.Moment, engine: Engine): Effect.Effect<void> => {
   const { reads } = engine.strategy
   const indices = due(engine.board)
-  const known = reads.includes("health") || reads.includes("latency") ? readHealth(fiber, engine, indices) : Exit.void
+  const known = reads.includes("health") || reads.includes("latency") ? readHealth(moment, engine, indices) : Exit.void
   return reads.includes("headroom")
-    ? Step.flatMap(fiber, known, () => readHeadroom(fiber, engine, indices))
+    ? Step.flatMap(moment, known, () => readHeadroom(moment, engine, indices))
     : known
 }
 
@@ -92,11 +92,11 @@ const due = (board: Board): ReadonlyArray<number> => {
 }
 
 const readHealth = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   { board, candidates, health }: Engine,
   indices: ReadonlyArray<number>
 ): Effect.Effect<void> =>
-  Step.flatMap(fiber, health.readings(indices.map((index) => candidates[index]?.health[0] ?? "")), (readings) => {
+  Step.flatMap(moment, health.readings(indices.map((index) => candidates[index]?.health[0] ?? "")), (readings) => {
     indices.forEach((index, at) => {
       const reading = readings[at]
       if (reading === undefined) return
@@ -108,11 +108,11 @@ const readHealth = (
   })
 
 const readHeadroom = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   { board, candidates, limiter }: Engine,
   indices: ReadonlyArray<number>
 ): Effect.Effect<void> =>
-  Step.flatMap(fiber, limiter.headrooms(indices.map((index) => candidates[index]?.limits ?? [])), (shares) => {
+  Step.flatMap(moment, limiter.headrooms(indices.map((index) => candidates[index]?.limits ?? [])), (shares) => {
     indices.forEach((index, at) => {
       board.headroom[index] = shares[at] ?? 1
     })

@@ -62,12 +62,12 @@ export const complete = (
   engine: Engine,
   request: CompletionRequest
 ): Effect.Effect<Completion, Errors.LLMError> =>
-  Effect.withFiber((fiber) => {
+  Step.at((moment) => {
     const checked = Requests.prepare(request)
     if (Result.isFailure(checked)) return Effect.fail(checked.failure)
     const prepared = checked.success
-    return Step.flatMap(fiber, Fitnesses.ofRequest(engine, prepared), (fitness) => {
-      const call = Calls.begin(fiber, engine, needOf(engine, "complete", prepared), fitness)
+    return Step.flatMap(moment, Fitnesses.ofRequest(engine, prepared), (fitness) => {
+      const call = Calls.begin(moment, engine, needOf(engine, "complete", prepared), fitness)
       const served = Calls.run<Reply, never>({
         call,
         parent: undefined,
@@ -82,13 +82,13 @@ export const complete = (
 const reported = ({ usage }: Reply): Spent => ({ _tag: "Reported", usage })
 
 export const stream = (engine: Engine, request: CompletionRequest): Stream.Stream<StreamPart, Errors.LLMError> =>
-  Stream.unwrap(Effect.withFiber((fiber) => {
+  Stream.unwrap(Step.at((moment) => {
     const checked = Requests.prepare(request)
     if (Result.isFailure(checked)) return Effect.fail(checked.failure)
     const prepared = checked.success
     const session = Streaming.makeSession(prepared.streamPolicy ?? engine.streamPolicy, prepared)
-    return Effect.flatMap(Effect.zip(Fitnesses.ofRequest(engine, prepared), Effect.scope), ([fitness, scope]) => {
-      const call = Calls.begin(fiber, engine, needOfStream(engine, session, prepared), fitness)
+    return Step.flatMap(moment, Effect.zip(Fitnesses.ofRequest(engine, prepared), Effect.scope), ([fitness, scope]) => {
+      const call = Calls.begin(moment, engine, needOfStream(engine, session, prepared), fitness)
       const loop: Loop<Streaming.Opened> = {
         call,
         parent: scope,
@@ -118,7 +118,7 @@ export const execute = <A, E, R>(
   perform: (target: Target) => Effect.Effect<A, E, R>,
   options: ExecuteOptions<A, E>
 ): Effect.Effect<Executed<A>, Errors.LLMError, R> =>
-  Effect.withFiber((fiber) => {
+  Step.at((moment) => {
     const invalid = Requests.check(options) ?? problem(options)
     if (invalid !== undefined) return Effect.fail(Requests.invalid(invalid))
     const { affinity, classify = classifyUnknown, priority, tenant, usage } = options
@@ -126,7 +126,7 @@ export const execute = <A, E, R>(
     if (fitness.fitting === 0) return Effect.fail(Fitnesses.unable(engine, options))
     const tokens = options.tokens ?? noTokens
     const estimate: Exit.Exit<Estimate> = Exit.succeed({ ...tokens, text: tokens.input, attachments: 0, exact: false })
-    const call = Calls.begin(fiber, engine, {
+    const call = Calls.begin(moment, engine, {
       kind: "execute",
       hedgedAs: "execute",
       attemptMs: engine.limits.attempt,

@@ -8,6 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Hedging from "../../Hedging.ts"
+import * as Step from "../step.ts"
 import { blocked } from "./blocked.ts"
 import type { Call, Chosen, Ended, Failed, Loop, Served } from "./call.ts"
 import { giveBack, withdraw } from "./charge.ts"
@@ -115,7 +116,7 @@ const hedgeOf = (
   call.state.attempts + running.length >= call.setup.maxAttempts
     ? Effect.undefined
     : Effect.flatMap(
-      Effect.withFiber((fiber) => blocked(fiber, call)),
+      Step.at((moment) => blocked(moment, call)),
       (cooling) => besideOneOf(call, hedging, key, running, cooling)
     )
 

@@ -18,8 +18,8 @@ import * as Admissions from "./admit.ts"
 import type { Attempt, Call, Member, Spent } from "./call.ts"
 import * as Records from "./record.ts"
 
-const times = (call: Call, attempt: Attempt): Health.Times => {
-  const durationMs = call.clock.currentTimeMillisUnsafe() - attempt.startedAt
+const times = (moment: Step.Moment, attempt: Attempt): Health.Times => {
+  const durationMs = Step.millis(moment) - attempt.startedAt
   return attempt.firstContentAt === undefined
     ? { durationMs }
     : { durationMs, firstTokenMs: attempt.firstContentAt - attempt.startedAt }
@@ -47,13 +47,13 @@ const settleThrottle = (attempt: Attempt, outcome: ClientThrottle.Outcome): Effe
 
 // Once, and all or nothing: what cannot be told in one step is kept until it has been told.
 const telling = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   attempt: Attempt,
   observers: () => ReadonlyArray<Effect.Effect<void>>
 ): Effect.Effect<void> => {
   if (attempt.told) return Exit.void
   attempt.told = true
-  const rest = Step.all(fiber, observers())
+  const rest = Step.all(moment, observers())
   if (Exit.isExit(rest)) return rest
   attempt.untold = rest
   return untold(attempt)
@@ -69,17 +69,17 @@ export const untold = (attempt: Attempt): Effect.Effect<void> =>
 
 /** Tells of a success, and writes it into the record. */
 export const succeeded = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   call: Call,
   attempt: Attempt,
   spent: Spent
 ): Effect.Effect<void> =>
-  telling(fiber, attempt, () => [
-    Records.success(call, attempt, spent),
+  telling(moment, attempt, () => [
+    Records.success(moment, call, attempt, spent),
     attempt.permit.success,
-    Admissions.succeeded(fiber, call, attempt, spent),
-    recordHealth(call, attempt, Health.success({ ...times(call, attempt), outputTokens: outputOf(spent) })),
-    observeHedging(call, attempt),
+    Admissions.succeeded(moment, call, attempt, spent),
+    recordHealth(call, attempt, Health.success({ ...times(moment, attempt), outputTokens: outputOf(spent) })),
+    observeHedging(moment, call, attempt),
     settleBudget(call, attempt, "success"),
     settleThrottle(attempt, "accepted")
   ])
@@ -92,10 +92,10 @@ const outputOf = (spent: Spent): number | undefined =>
     : spent.usage.output
 
 // When to hedge is learned from how long a success takes to its first content, or to its end where that is awaited.
-const observeHedging = (call: Call, attempt: Attempt): Effect.Effect<void> =>
+const observeHedging = (moment: Step.Moment, call: Call, attempt: Attempt): Effect.Effect<void> =>
   call.engine.hedging === undefined ? Exit.void : call.engine.hedging.observe(
     hedgingKey(call, attempt.member),
-    (contentAt(call, attempt) ?? call.clock.currentTimeMillisUnsafe()) - attempt.startedAt
+    (contentAt(call, attempt) ?? Step.millis(moment)) - attempt.startedAt
   )
 
 const contentAt = (call: Call, { firstContentAt }: Attempt): number | undefined =>
@@ -103,10 +103,10 @@ const contentAt = (call: Call, { firstContentAt }: Attempt): number | undefined 
 
 // Whoever was joined would have taken at least as long: without it slow answers would never be learned. The hedge that
 // is interrupted may have had no time at all.
-const observeLoser = (call: Call, attempt: Attempt): Effect.Effect<void> =>
+const observeLoser = (moment: Step.Moment, call: Call, attempt: Attempt): Effect.Effect<void> =>
   call.hedgedAt !== undefined && attempt.startedAt <= call.hedgedAt && attempt.chosen !== "hedge" &&
     contentAt(call, attempt) === undefined
-    ? observeHedging(call, attempt)
+    ? observeHedging(moment, call, attempt)
     : Exit.void
 
 /** Streams are hedged by their first content, all else by the whole answer. */
@@ -114,30 +114,30 @@ export const hedgingKey = (call: Call, member: Member): string => `${call.need.h
 
 /** Tells of a failure, and writes into the record what it is to the caller. */
 export const failed = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   call: Call,
   attempt: Attempt,
   error: LLMError,
   recorded: LLMError = error
 ): Effect.Effect<void> =>
-  telling(fiber, attempt, () => [
-    Records.failure(call, attempt, recorded),
+  telling(moment, attempt, () => [
+    Records.failure(moment, call, attempt, recorded),
     counts(error, ruleFor(call.engine.recovery, error))
       ? attempt.permit.failure(error.errorClass, error.retryAfter)
       : attempt.permit.ignored,
     Admissions.failed(call, attempt, error),
-    recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
+    recordHealth(call, attempt, Health.failure(error, times(moment, attempt))),
     settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
     settleThrottle(attempt, ClientThrottle.outcomeOf(error))
   ])
 
 /** Runs, as a finalizer, when an attempt is over, however it ended; only what nobody was told of was interrupted. */
-export const interrupted = (fiber: Step.AnyFiber, call: Call, attempt: Attempt): Effect.Effect<void> =>
-  telling(fiber, attempt, () => [
+export const interrupted = (moment: Step.Moment, call: Call, attempt: Attempt): Effect.Effect<void> =>
+  telling(moment, attempt, () => [
     attempt.permit.ignored,
     recordHealth(call, attempt, Health.interrupted),
-    observeLoser(call, attempt),
-    Records.interrupted(call, attempt),
+    observeLoser(moment, call, attempt),
+    Records.interrupted(moment, call, attempt),
     settleBudget(call, attempt, "neutral"),
     settleThrottle(attempt, "neutral")
   ])

@@ -8,12 +8,19 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Errors from "../../LLMError.ts"
 import type { Timings } from "../../LLMService.ts"
+import * as Step from "../step.ts"
 import type { Attempt, Call, Spent } from "./call.ts"
 import * as Completions from "./completion.ts"
 
 type Entry = { -readonly [Field in keyof Errors.Attempt]: Errors.Attempt[Field] }
 
-const line = (call: Call, attempt: Attempt, outcome: Errors.Attempt["outcome"], maybeBilled: boolean): Entry => {
+const line = (
+  moment: Step.Moment,
+  call: Call,
+  attempt: Attempt,
+  outcome: Errors.Attempt["outcome"],
+  maybeBilled: boolean
+): Entry => {
   const { member: { target }, chosen } = attempt
   const entry: Entry = {
     target: target.id,
@@ -22,7 +29,7 @@ const line = (call: Call, attempt: Attempt, outcome: Errors.Attempt["outcome"], 
     chosen,
     startedMs: attempt.startedAt - call.startedAt,
     waitedMs: attempt.waitedMs,
-    durationMs: call.clock.currentTimeMillisUnsafe() - attempt.startedAt,
+    durationMs: Step.millis(moment) - attempt.startedAt,
     outcome,
     maybeBilled,
     skipped: attempt.skipped
@@ -45,15 +52,20 @@ const add = (call: Call, entry: Errors.Attempt): Effect.Effect<void> => {
   }))
 }
 
-export const success = (call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> => {
-  const entry = line(call, attempt, "success", true)
+export const success = (moment: Step.Moment, call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> => {
+  const entry = line(moment, call, attempt, "success", true)
   const cost = Completions.cost(attempt.member.target, spent)
   if (cost !== undefined) entry.cost = cost
   return add(call, entry)
 }
 
-export const failure = (call: Call, attempt: Attempt, error: Errors.LLMError): Effect.Effect<void> => {
-  const entry = line(call, attempt, "failure", error.maybeBilled)
+export const failure = (
+  moment: Step.Moment,
+  call: Call,
+  attempt: Attempt,
+  error: Errors.LLMError
+): Effect.Effect<void> => {
+  const entry = line(moment, call, attempt, "failure", error.maybeBilled)
   entry.errorClass = error.errorClass
   entry.reason = error.reason
   entry.scope = error.scope
@@ -64,8 +76,8 @@ export const failure = (call: Call, attempt: Attempt, error: Errors.LLMError): E
 }
 
 /** What was sent may have been executed, whoever hung up. */
-export const interrupted = (call: Call, attempt: Attempt): Effect.Effect<void> =>
-  add(call, line(call, attempt, "interrupted", true))
+export const interrupted = (moment: Step.Moment, call: Call, attempt: Attempt): Effect.Effect<void> =>
+  add(call, line(moment, call, attempt, "interrupted", true))
 
 export const timings = (call: Call, attempt: Attempt): Timings => {
   const now = call.clock.currentTimeMillisUnsafe()

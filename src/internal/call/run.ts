@@ -4,7 +4,6 @@
  * @internal
  */
 import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
@@ -23,13 +22,13 @@ import * as Records from "./record.ts"
 import { failWith, settle } from "./settle.ts"
 
 /** Starts a call. */
-export const begin = (fiber: Step.AnyFiber, engine: Engine, need: Need, fitness: Fitness): Call => {
-  const clock = fiber.getRef(Clock.Clock)
-  const random = fiber.getRef(Random.Random)
+export const begin = (moment: Step.Moment, engine: Engine, need: Need, fitness: Fitness): Call => {
+  const { clock } = moment
+  const random = moment.fiber.getRef(Random.Random)
   const { board, limits } = engine
   const strategy = need.affinity !== undefined && engine.strategy.sticky ? engine.sticky : engine.strategy
   const draw = (): number => random.nextDoubleUnsafe()
-  const startedAt = clock.currentTimeMillisUnsafe()
+  const startedAt = Step.millis(moment)
   return {
     id: ++engine.calls,
     engine,
@@ -107,15 +106,15 @@ const watched = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<
 
 const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError, R> => {
   const { call } = loop
-  return Effect.withFiber((fiber) =>
-    Step.flatMap(fiber, blocked(fiber, call), (cooling) => {
+  return Step.at((moment) =>
+    Step.flatMap(moment, blocked(moment, call), (cooling) => {
       const before = call.state
       const [state, decision] = Decisions.decide(
         call.setup,
         before,
         event,
         cooling,
-        call.clock.currentTimeMillisUnsafe()
+        Step.millis(moment)
       )
       call.state = state
       switch (decision._tag) {

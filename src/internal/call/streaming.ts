@@ -21,6 +21,7 @@ import type { RestartedPart, StreamPart, StreamPolicy } from "../../LLMService.t
 import type { Adapter } from "../../Provider.ts"
 import * as Timeouts from "../../Timeouts.ts"
 import { fromCharacters } from "../../Usage.ts"
+import * as Step from "../step.ts"
 import { about } from "./about.ts"
 import * as Admissions from "./admit.ts"
 import * as Attempts from "./attempt.ts"
@@ -152,8 +153,8 @@ export const handOver = (
     const last = parts[parts.length - 1]
     if (last?.type !== "finish") return Effect.succeed(parts)
     finished = true
-    const settled = Effect.withFiber((fiber) =>
-      Observers.succeeded(fiber, call, attempt, { _tag: "Reported", usage: last.usage })
+    const settled = Step.at((moment) =>
+      Observers.succeeded(moment, call, attempt, { _tag: "Reported", usage: last.usage })
     )
     return Effect.flatMap(settled, () => {
       const finish = Completions.annotateFinish(last, target, call.attempts, Records.timings(call, attempt))
@@ -222,7 +223,7 @@ const broken = (
   error: Errors.LLMError
 ): Stream.Stream<StreamPart, Errors.LLMError> => {
   const { call } = loop
-  const failed = Effect.withFiber((fiber) => Observers.failed(fiber, call, attempt, error))
+  const failed = Step.at((moment) => Observers.failed(moment, call, attempt, error))
   // A tool may have been called by now: nothing may ask for it a second time.
   const isFinal = session.tools || session.policy === "fail" || session.policy === "buffer" ||
     (session.policy === "continue" && (session.text === "" || session.reasoning))

@@ -30,7 +30,7 @@ export const charge = (
 
 /** Gives back what was charged for a retry that is not sent after all. */
 export const refund = (call: Call): Effect.Effect<void> =>
-  Step.make((moment) => {
+  call.pendingCharge === undefined ? Exit.void : Step.make((moment) => {
     const charge = call.pendingCharge
     call.pendingCharge = undefined
     return charge === undefined ? Exit.void : Step.all(moment, [call.engine.budget.refund(charge.key, charge.cost)])

@@ -68,7 +68,7 @@ export const complete = (
     const prepared = checked.success
     return Step.flatMap(moment, Fitnesses.ofRequest(engine, prepared), (fitness) => {
       const call = Calls.begin(moment, engine, needOf(engine, "complete", prepared), fitness)
-      const served = Calls.run<Reply, never>({
+      const served = Calls.run<Reply, never>(moment, {
         call,
         parent: undefined,
         perform: (attempt) => Attempts.complete(call, attempt, adapterOf(attempt.member), prepared),
@@ -95,11 +95,11 @@ export const stream = (engine: Engine, request: CompletionRequest): Stream.Strea
         perform: (attempt) => Streaming.open(call, session, attempt, adapterOf(attempt.member)),
         spent: undefined
       }
-      const left = Effect.suspend(() => Records.ended(call, undefined) ?? Effect.void)
+      const left = Effect.suspend(() => Records.ended(call, undefined))
       const watched = engine.events === undefined ? Effect.void : Scope.addFinalizer(scope, left)
       return Effect.andThen(
         watched,
-        Effect.map(Calls.run(loop), (served) => Streaming.handOver(loop, session, served, undefined))
+        Effect.map(Calls.run(moment, loop), (served) => Streaming.handOver(loop, session, served, undefined))
       )
     })
   }))
@@ -139,7 +139,7 @@ export const execute = <A, E, R>(
       tokens,
       estimate: () => estimate
     }, fitness)
-    const served = Calls.run<A, R>({
+    const served = Calls.run<A, R>(moment, {
       call,
       parent: undefined,
       perform: (attempt) => {

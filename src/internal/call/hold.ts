@@ -63,7 +63,7 @@ export const attempt = <A, R>(
       released: false
     }
     const entered = Effect.suspend(() => limited(entry))
-    if (scope === undefined) return Effect.onExitPrimitive(entered, () => released(entry))
+    if (scope === undefined) return Effect.onExitPrimitive(entered, () => Step.rest(released(entry)))
     // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
     return Effect.onExitPrimitive(
       Effect.andThen(Scope.addFinalizer(scope, letGo(entry)), entered),

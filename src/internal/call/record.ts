@@ -89,9 +89,9 @@ export const ended = (
   call: Call,
   target: string | undefined,
   error?: Errors.LLMError
-): Effect.Effect<void> | undefined => {
+): Effect.Effect<void> => {
   const { events } = call.engine
-  if (events === undefined || call.over) return undefined
+  if (events === undefined || call.over) return Exit.void
   call.over = true
   return events.publish(() => {
     const at = call.clock.currentTimeMillisUnsafe()

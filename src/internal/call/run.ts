@@ -77,7 +77,10 @@ const noOne: ReadonlyArray<number> = []
  *
  * What an attempt has opened is closed before the next one begins.
  */
-export const run = <A, R>(loop: Loop<A, R>): Effect.Effect<Served<A>, Errors.LLMError, R> => watched(loop, start)
+export const run = <A, R>(
+  moment: Step.Moment,
+  loop: Loop<A, R>
+): Effect.Effect<Served<A>, Errors.LLMError, R> => watched(moment, loop, start)
 
 const start: Decisions.Event = { _tag: "Start" }
 
@@ -90,19 +93,26 @@ export const resume = <A, R>(
 ): Effect.Effect<Served<A>, Errors.LLMError, R> =>
   Effect.flatMap(
     settle(loop.call, attempt, error),
-    (event) => watched(loop, options.sameTarget ? event : { ...event, retryMs: undefined })
+    (event) => Step.at((moment) => watched(moment, loop, options.sameTarget ? event : { ...event, retryMs: undefined }))
   )
 
-const watched = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError, R> =>
+const watched = <A, R>(
+  moment: Step.Moment,
+  loop: Loop<A, R>,
+  event: Decisions.Event
+): Effect.Effect<Served<A>, Errors.LLMError, R> =>
   Effect.onExitPrimitive(react(loop, event), (exit) => {
-    const { call } = loop
-    if (Exit.isSuccess(exit)) {
-      const ended = call.need.kind === "stream" ? undefined : Records.ended(call, exit.value.attempt.member.target.id)
-      return call.pendingCharge === undefined ? ended : Effect.andThen(refund(call), ended ?? Effect.void)
-    }
-    const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
-    return Effect.andThen(refund(call), Records.ended(call, undefined, error) ?? Effect.void)
+    Step.passed(moment)
+    return Step.rest(Step.all(moment, [refund(loop.call), endedBy(loop.call, exit)]))
   })
+
+// A stream that is served has not ended.
+const endedBy = <A>(call: Call, exit: Exit.Exit<Served<A>, Errors.LLMError>): Effect.Effect<void> =>
+  Exit.isFailure(exit)
+    ? Records.ended(call, undefined, Option.getOrUndefined(Cause.findErrorOption(exit.cause)))
+    : call.need.kind === "stream"
+    ? Exit.void
+    : Records.ended(call, exit.value.attempt.member.target.id)
 
 const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError, R> => {
   const { call } = loop

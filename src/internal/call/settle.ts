@@ -63,7 +63,7 @@ export const failAfter = (
   Effect.flatMap(
     settle(call, attempt, error),
     (failed) =>
-      Effect.andThen(Records.ended(call, undefined, failed.error) ?? Effect.void, failWith(call, failed.error))
+      Effect.andThen(Records.ended(call, undefined, failed.error), failWith(call, failed.error))
   )
 
 export const failWith = (call: Call, error: Errors.LLMError): Effect.Effect<never, Errors.LLMError> =>

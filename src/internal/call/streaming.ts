@@ -159,7 +159,7 @@ export const handOver = (
     return Effect.flatMap(settled, () => {
       const finish = Completions.annotateFinish(last, target, call.attempts, Records.timings(call, attempt))
       const all: Parts = parts.length === 1 ? [finish] : [parts[0], ...parts.slice(1, -1), finish]
-      return Effect.as(Records.ended(call, target.id) ?? Effect.void, all)
+      return Effect.as(Records.ended(call, target.id), all)
     })
   }
 

@@ -4,18 +4,19 @@
  * @internal
  */
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type { LLMError } from "../../LLMError.ts"
 import type * as RateLimiter from "../../RateLimiter.ts"
 import { scopeKey } from "../../Target.ts"
+import type { ContextChange } from "../../Timeouts.ts"
 import type { Estimate } from "../../Usage.ts"
 import * as Usage from "../../Usage.ts"
 import { isRefusal } from "../limiter/refusal.ts"
 import { observations } from "../quotaHeaders.ts"
 import * as Step from "../step.ts"
-import { OnResponse } from "../wire/onResponse.ts"
-import { about } from "./about.ts"
+import { OnResponse, type ResponseHead } from "../wire/onResponse.ts"
 import type { Attempt, Call, Grant, LimitScope, Member, Spent } from "./call.ts"
 
 /** The limits an attempt of this call at this target counts in. */
@@ -40,7 +41,7 @@ export const requestOf = (
     priority: call.need.priority,
     tenant: call.need.tenant,
     maxWait: Math.max(0, Math.min(call.engine.queueWaitMs, left)),
-    context: about(member.target)
+    context: member.about
   }
 }
 
@@ -113,22 +114,15 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
   )
 }
 
-/** Lets the limiter read the rate-limit headers of whatever the attempt receives. */
-export const observing = <A, E, R>(
-  call: Call,
-  attempt: Attempt,
-  effect: Effect.Effect<A, E, R>
-): Effect.Effect<A, E, R> => {
+/** Lets the limiter read the rate-limit headers of whatever is received in the context. */
+export const observing = (call: Call, attempt: Attempt): ContextChange | undefined => {
   const key = attempt.member.limits[0]?.key
-  if (attempt.grant === undefined || key === undefined) return effect
+  if (attempt.grant === undefined || key === undefined) return undefined
   const sentAt = attempt.grant.reservation.grantedAt
-  return Effect.provideService(
-    effect,
-    OnResponse,
-    ({ headers, status, target }) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) => {
-        const limits = observations(target.provider, status, headers, now)
-        return limits.length === 0 ? Effect.void : call.engine.limiter.observe(key, { limits, sentAt })
-      })
-  )
+  const observe = ({ headers, status, target }: ResponseHead): Effect.Effect<void> =>
+    Effect.flatMap(Clock.currentTimeMillis, (now) => {
+      const limits = observations(target.provider, status, headers, now)
+      return limits.length === 0 ? Effect.void : call.engine.limiter.observe(key, { limits, sentAt })
+    })
+  return (context) => Context.add(context, OnResponse, observe)
 }

@@ -24,6 +24,7 @@ import type { Recovery } from "../../Recovery.ts"
 import type { Cost, RetryBudget } from "../../RetryBudget.ts"
 import type { Strategy } from "../../Selection.ts"
 import type { Target } from "../../Target.ts"
+import type { ErrorContext } from "../../Timeouts.ts"
 import type { Estimate, Usage } from "../../Usage.ts"
 import type { Discipline } from "../health/ejection.ts"
 import type { Board } from "./board.ts"
@@ -73,6 +74,8 @@ export interface Engine {
 export type LimitScope = Request["scopes"][number]
 
 export interface Member extends Decisions.Candidate {
+  /** What errors say of the target. */
+  readonly about: ErrorContext
   readonly adapter: Adapter | undefined
   /** Scopes an attempt counts in, the narrowest first. */
   readonly limits: ReadonlyArray<LimitScope>

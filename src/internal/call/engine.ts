@@ -13,6 +13,7 @@ import * as Selection from "../../Selection.ts"
 import * as Targets from "../../Target.ts"
 import * as Timeouts from "../../Timeouts.ts"
 import { plan } from "../limiter/limits.ts"
+import { about } from "./about.ts"
 import * as Boards from "./board.ts"
 import type { Engine, LimitScope, Member } from "./call.ts"
 
@@ -45,6 +46,7 @@ export const make = (
 ): Engine => {
   const candidates = options.targets.map((target): Member => ({
     target,
+    about: about(target),
     adapter: adapterOf(target),
     scopeKeys: Targets.scopeKeys(target),
     limits: limitScopes(target, options.limits ?? {}, options.name),

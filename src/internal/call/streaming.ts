@@ -22,7 +22,6 @@ import type { Adapter } from "../../Provider.ts"
 import * as Timeouts from "../../Timeouts.ts"
 import { fromCharacters } from "../../Usage.ts"
 import * as Step from "../step.ts"
-import { about } from "./about.ts"
 import * as Admissions from "./admit.ts"
 import * as Attempts from "./attempt.ts"
 import type { Attempt, Call, Loop, Served } from "./call.ts"
@@ -83,18 +82,16 @@ export const open = (
     idle: limits.idle,
     total: attempt.remainingMs,
     isContent: Timeouts.isContentPart,
-    context: about(target)
+    context: attempt.member.about
   })
   const isEnough = session.policy === "buffer" ? isLast : isDecisive
   const opened = Effect.flatMap(
     Channel.toPullScoped(Stream.toChannel(limited), scopeOf(attempt)),
     (pull) => until(isEnough, call, attempt, pull, [])
   )
-  return Admissions.observing(
-    call,
-    attempt,
-    session.policy === "buffer" ? Attempts.timed(call, attempt, opened) : opened
-  )
+  const change = Admissions.observing(call, attempt)
+  if (session.policy === "buffer") return Attempts.timed(call, attempt, opened, change)
+  return change === undefined ? opened : Effect.updateContext(opened, change<never>)
 }
 
 // The attempts of a stream have the stream's own scope above them.
@@ -126,7 +123,7 @@ const until = (
         : next
     },
     onFailure: Effect.failCause,
-    onDone: () => Effect.fail(Classifier.streamTruncated(about(attempt.member.target)))
+    onDone: () => Effect.fail(Classifier.streamTruncated(attempt.member.about))
   })
 
 type OpenLoop = Loop<Opened>
@@ -166,7 +163,7 @@ export const handOver = (
   const rest: Opened["rest"] = Pull.catchDone(
     Effect.flatMap(opened.rest, handed),
     (): Effect.Effect<never, Errors.LLMError | Cause.Done> =>
-      finished ? Cause.done() : Effect.fail(Classifier.streamTruncated(about(attempt.member.target)))
+      finished ? Cause.done() : Effect.fail(Classifier.streamTruncated(attempt.member.about))
   )
 
   const pull: Opened["rest"] = Effect.suspend(() => {

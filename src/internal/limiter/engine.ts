@@ -116,7 +116,7 @@ export interface Engine {
   now: { mono: number; wall: number }
   seq: number
   waiting: number
-  hand: Iterator<[string, Account.Account]> | undefined
+  hand: Iterator<Account.Account> | undefined
   /** What `probe` found. */
   readonly found: {
     waitMs: number
@@ -177,8 +177,7 @@ export const reserve = (engine: Engine, ask: Ask): Outcome => {
   if (oversize !== undefined) return refuse(engine, accounts, oversize)
   sweep(engine)
 
-  const contended = accounts.some((account) => account.parked.items.length > 0 || account.holders.length > 0)
-  const lane = contended ? engine.lanes.get(laneKey(accounts)) : undefined
+  const lane = accounts.some(isContended) ? engine.lanes.get(laneKey(accounts)) : undefined
   const mayPass = lane?.head === undefined || ask.level < lane.head.level
   if (mayPass && !isBlocked(engine, accounts, wanted, ask.level, ask.tenant, undefined)) {
     return { _tag: "Granted", grant: grant(engine, accounts, wanted, ask.level, ask.tenant, 0, undefined) }
@@ -351,7 +350,7 @@ const findOversize = (
       return oversized(account, "concurrency", `${account.plan.concurrency} at the same time`, wanted)
     }
     for (const meter of account.meters) {
-      if (wanted[meter.dimension] > meter.most) {
+      if (Account.amountIn(wanted, meter.dimension) > meter.most) {
         return oversized(account, meter.dimension, `${meter.most} at once, ${meter.rule?.label ?? ""}`, wanted)
       }
     }
@@ -403,6 +402,7 @@ const isBehind = (
   tenant: string,
   waiter: Queue.Waiter | undefined
 ): boolean => {
+  if (!isContended(account)) return false
   // The first level passes everybody but those of its own who wait for room here.
   const next = account.parked.items[0]
   const candidate = { level, seq: waiter?.seq ?? Number.POSITIVE_INFINITY }
@@ -413,6 +413,9 @@ const isBehind = (
   }
   return isHeld(account, candidate, holds, waiter?.lane)
 }
+
+/** Whether anybody waits at an account, or holds it while waiting elsewhere. */
+const isContended = ({ holders, parked }: Account.Account): boolean => parked.items.length > 0 || holders.length > 0
 
 const isHeld = (
   account: Account.Account,
@@ -435,7 +438,7 @@ const lookAt = (engine: Engine, account: Account.Account, wanted: Account.Amount
   let lacking = false
   for (const meter of account.meters) {
     const kept = share === 0 ? 0 : share * Meter.capacity(meter)
-    const wait = Meter.waitFor(meter, wanted[meter.dimension], 0, kept, now)
+    const wait = Meter.waitFor(meter, Account.amountIn(wanted, meter.dimension), 0, kept, now)
     if (wait > 0) {
       lacking = true
       note(found, wait, account, meter)
@@ -516,7 +519,7 @@ const grant = (
   for (const account of accounts) {
     for (const meter of account.meters) {
       meters.push(meter)
-      stamps.push(Meter.charge(meter, wanted[meter.dimension], now))
+      stamps.push(Meter.charge(meter, Account.amountIn(wanted, meter.dimension), now))
     }
     account.inFlight += wanted.concurrency
     if (account.inFlight > inFlight) inFlight = account.inFlight
@@ -855,7 +858,7 @@ export const settle = (engine: Engine, given: Grant, usage: Usage | "nothing-sen
     Meter.correct(
       meter,
       given.stamps[index],
-      actual[meter.dimension] - given.wanted[meter.dimension],
+      Account.amountIn(actual, meter.dimension) - Account.amountIn(given.wanted, meter.dimension),
       options.maxDebt,
       now
     )
@@ -1068,13 +1071,13 @@ const learnSlots = (
  */
 export const sweep = (engine: Engine): void => {
   for (let looked = 0; looked < 2; looked++) {
-    engine.hand ??= engine.accounts.entries()
+    engine.hand ??= engine.accounts.values()
     const next = engine.hand.next()
     if (next.done === true) {
       engine.hand = undefined
       return
     }
-    forgetIdle(engine, next.value[1])
+    forgetIdle(engine, next.value)
   }
 }
 

@@ -407,7 +407,8 @@ const defaultWeights: Readonly<Record<ErrorClass, number>> = {
  *
  * **Gotchas**
  *
- * It is read once, when the layer is built: provide it to the layer, not to the calls.
+ * It is read once, when the layer is built: provide it to the layer, not to the calls. The evidence is one object for
+ * all scores: read it, and do not keep it.
  *
  * @category references
  * @since 0.1.0
@@ -565,7 +566,7 @@ const make = (
     const score = scorer(evidence)
     return score > 0 ? Math.min(100, score) : 0
   }
-  const initialScore = scoreOf(Records.noEvidence)
+  const initialScore = scoreOf(Records.blank())
   const initialStatus = statusOf(initialScore)
   const keys = IdleMap.make(forgetMs, (now): Kept => ({
     record: Records.make(memory, now),
@@ -573,7 +574,8 @@ const make = (
     warned: initialScore < warnBelow
   }))
 
-  const scoreAt = (kept: Kept, now: number): number => scoreOf(Records.evidence(memory, kept.record, now))
+  const sheet = Records.blank()
+  const scoreAt = (kept: Kept, now: number): number => scoreOf(Records.evidence(memory, kept.record, now, sheet))
 
   /** Notes what an outcome has changed; returns what there is to tell of it, after what others have to tell. */
   const observe = (

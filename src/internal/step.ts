@@ -86,12 +86,24 @@ class Step<A, E, R> extends Effectable.Class<A, E, R> {
  */
 export const make = <A, E = never, R = never>(take: Take<A, E, R>): Effect.Effect<A, E, R> => new Step(take)
 
+// Whoever takes it along needs no exit to know how it ends.
+class Sync<A> extends Effectable.Class<A> {
+  readonly read: (moment: Moment) => A
+  constructor(read: (moment: Moment) => A) {
+    super()
+    this.read = read
+  }
+  override asEffect(): Effect.Effect<A> {
+    return at((moment) => Exit.succeed(this.read(moment)))
+  }
+}
+
 /**
  * Creates the effect of a function.
  *
  * @internal
  */
-export const sync = <A>(f: (moment: Moment) => A): Effect.Effect<A> => new Step((moment) => Exit.succeed(f(moment)))
+export const sync = <A>(read: (moment: Moment) => A): Effect.Effect<A> => new Sync(read)
 
 /**
  * Creates an effect of a step that is never taken along, such as one that goes on waiting.
@@ -114,6 +126,7 @@ export const flatMap = <A, E, R, B, E2, R2>(
   effect: Effect.Effect<A, E, R>,
   f: (value: A) => Effect.Effect<B, E2, R2>
 ): Effect.Effect<B, E | E2, R | R2> => {
+  if (effect instanceof Sync) return f(effect.read(moment))
   const next = taken(moment, effect)
   if (isExit(next)) return next._tag === "Success" ? f(next.value) : Exit.failCause(next.cause)
   return Effect.flatMap(next, (value) => {
@@ -150,6 +163,10 @@ export const acquire = <A, E, R, B, E2, R2>(
     readonly onFailure: (error: E) => Effect.Effect<B, E2, R2>
   }
 ): Effect.Effect<B, E2, R | R2> => {
+  if (effect instanceof Sync) {
+    keep(effect.read(moment))
+    return options.onSuccess()
+  }
   const next = taken(moment, effect)
   if (isExit(next)) {
     if (next._tag === "Success") {
@@ -173,7 +190,11 @@ export const acquire = <A, E, R, B, E2, R2>(
 export const all = (moment: Moment, effects: ReadonlyArray<Effect.Effect<void>>): Effect.Effect<void> => {
   for (let index = 0; index < effects.length; index++) {
     const effect = effects[index]
-    if (effect === undefined) continue
+    if (effect === undefined || effect === Exit.void) continue
+    if (effect instanceof Sync) {
+      effect.read(moment)
+      continue
+    }
     const next = taken(moment, effect)
     if (!isExit(next) || next._tag === "Failure") {
       const rest = effects.slice(index + 1)

@@ -136,7 +136,8 @@ export interface Call {
   readonly clock: Clock.Clock
   readonly startedAt: number
   readonly attempts: Array<Errors.Attempt>
-  readonly steps: Map<number, RetryStep>
+  /** Where the retry schedules of the candidates stand, once one has been asked. */
+  steps: Map<number, RetryStep> | undefined
   state: Decisions.State
   waitedMs: number
   /** What has been waited since the last attempt. */

@@ -18,12 +18,10 @@ import * as Admissions from "./admit.ts"
 import type { Attempt, Call, Member, Spent } from "./call.ts"
 import * as Records from "./record.ts"
 
-const times = (moment: Step.Moment, attempt: Attempt): Health.Times => {
-  const durationMs = Step.millis(moment) - attempt.startedAt
-  return attempt.firstContentAt === undefined
-    ? { durationMs }
-    : { durationMs, firstTokenMs: attempt.firstContentAt - attempt.startedAt }
-}
+const durationOf = (moment: Step.Moment, attempt: Attempt): number => Step.millis(moment) - attempt.startedAt
+
+const firstTokenOf = ({ firstContentAt, startedAt }: Attempt): number | undefined =>
+  firstContentAt === undefined ? undefined : firstContentAt - startedAt
 
 const recordHealth = (call: Call, attempt: Attempt, outcome: Health.Outcome): Effect.Effect<void> =>
   call.engine.health.recordAll(attempt.member.health, outcome)
@@ -32,7 +30,7 @@ const settleBudget = (call: Call, attempt: Attempt, outcome: RetryBudget.Outcome
   call.engine.budget.settle(attempt.member.budget, {
     retry: attempt.charged !== undefined,
     outcome,
-    ...(attempt.charged === undefined ? undefined : { cost: attempt.charged })
+    cost: attempt.charged
   })
 
 /** Content has begun to arrive: a probe has proved what it was sent for. */
@@ -78,7 +76,12 @@ export const succeeded = (
     Records.success(moment, call, attempt, spent),
     attempt.permit.success,
     Admissions.succeeded(moment, call, attempt, spent),
-    recordHealth(call, attempt, Health.success({ ...times(moment, attempt), outputTokens: outputOf(spent) })),
+    recordHealth(call, attempt, {
+      _tag: "Success",
+      durationMs: durationOf(moment, attempt),
+      firstTokenMs: firstTokenOf(attempt),
+      outputTokens: outputOf(spent)
+    }),
     observeHedging(moment, call, attempt),
     settleBudget(call, attempt, "success"),
     settleThrottle(attempt, "accepted")
@@ -126,7 +129,12 @@ export const failed = (
       ? attempt.permit.failure(error.errorClass, error.retryAfter)
       : attempt.permit.ignored,
     Admissions.failed(call, attempt, error),
-    recordHealth(call, attempt, Health.failure(error, times(moment, attempt))),
+    recordHealth(call, attempt, {
+      _tag: "Failure",
+      error,
+      durationMs: durationOf(moment, attempt),
+      firstTokenMs: firstTokenOf(attempt)
+    }),
     settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
     settleThrottle(attempt, ClientThrottle.outcomeOf(error))
   ])

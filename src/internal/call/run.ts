@@ -56,7 +56,7 @@ export const begin = (moment: Step.Moment, engine: Engine, need: Need, fitness: 
     clock,
     startedAt,
     attempts: [],
-    steps: new Map(),
+    steps: undefined,
     state: Decisions.initial,
     waitedMs: 0,
     pendingWaitMs: 0,

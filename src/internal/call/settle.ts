@@ -107,10 +107,11 @@ const retriesOn = (call: Call, member: Member): number =>
   call.attempts.filter((_) => _.target === member.target.id).length - 1
 
 const stepOf = (call: Call, index: number, member: Member): Effect.Effect<RetryStep> => {
-  const running = call.steps.get(index)
+  const steps = call.steps ??= new Map<number, RetryStep>()
+  const running = steps.get(index)
   if (running !== undefined) return Effect.succeed(running)
   return Effect.map(Schedule.toStep(member.retry), (step) => {
-    call.steps.set(index, step)
+    steps.set(index, step)
     return step
   })
 }

@@ -359,14 +359,20 @@ const anthropicDefault = 4096
 
 const limitFields = ["max_completion_tokens", "max_tokens", "max_output_tokens"]
 
+const limitIn = (fields: Readonly<Record<string, unknown>>): number | undefined => {
+  for (const name of limitFields) {
+    const value = fields[name]
+    if (typeof value === "number" && value > 0) return Math.ceil(value)
+  }
+  return undefined
+}
+
+const limitOf = once(({ parameters }) => limitIn(parameters))
+
 /** Tokens the reply may have, as it will be sent. */
 const replyLimit = (request: CompletionRequest, target: Target): number | undefined => {
-  for (const fields of [request.extra, target.parameters]) {
-    for (const name of limitFields) {
-      const value = fields?.[name]
-      if (typeof value === "number" && value > 0) return Math.ceil(value)
-    }
-  }
+  const asked = (request.extra === undefined ? undefined : limitIn(request.extra)) ?? limitOf(target)
+  if (asked !== undefined) return asked
   const limit = Wire.maxTokens(target, request)
   return limit === undefined && target.provider === "anthropic" ? target.maxOutputTokens ?? anthropicDefault : limit
 }

@@ -75,7 +75,7 @@ export const complete = (
         spent: reported
       })
       return Effect.map(served, ({ attempt, value }) =>
-        Completions.make(attempt.member.target, value, call.attempts, Records.timings(call, attempt)))
+        Completions.make(attempt.member.target, value, call.attempts, Records.timings(call)))
     })
   })
 
@@ -153,7 +153,7 @@ export const execute = <A, E, R>(
       target: attempt.member.target.id,
       attempts: call.attempts,
       ...Completions.total(call.attempts),
-      timings: Records.timings(call, attempt)
+      timings: Records.timings(call)
     }))
   })
 

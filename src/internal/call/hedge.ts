@@ -18,6 +18,7 @@ import * as Observers from "./observe.ts"
 
 /** An attempt that is joined by another one, at another target, when it takes longer than most do. */
 export const hedged = <A, R>(
+  moment: Step.Moment,
   loop: Loop<A, R>,
   chosen: Chosen,
   hedging: Hedging.Hedging["Service"]
@@ -32,7 +33,7 @@ export const hedged = <A, R>(
     return !isOver
   }
 
-  const primary = attempt(loop, chosen, keeps)
+  const primary = attempt(moment, loop, chosen, keeps)
   const member = call.engine.candidates[chosen.index]
   const maxHedges = hedging.policy.maxHedges - call.hedges
   if (member === undefined || chosen.queue || !call.need.replays || maxHedges <= 0) return primary
@@ -49,7 +50,7 @@ export const hedged = <A, R>(
   })
 
   const beside = (hedge: Chosen): Effect.Effect<Served<A>, Ended<A>, R> =>
-    Effect.flatMap(attempt(loop, hedge, keeps), (ended): Effect.Effect<Served<A>, Ended<A>> => {
+    Effect.flatMap(Step.at((moment) => attempt(moment, loop, hedge, keeps)), (ended): Effect.Effect<Served<A>, Ended<A>> => {
       if (ended._tag === "Served") return Effect.succeed(ended)
       if (ended._tag !== "Failed") return Effect.andThen(giveBack(call), Effect.fail(ended))
       learn(ended)

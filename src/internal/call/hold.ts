@@ -40,39 +40,42 @@ interface Entry<A, R> {
 
 /** Makes an attempt; what one opens that is served stays open in the `parent`, if `keeps` says so. */
 export const attempt = <A, R>(
+  moment: Step.Moment,
   loop: Loop<A, R>,
   chosen: Chosen,
   keeps: (served: Served<A>) => boolean = always
-): Effect.Effect<Ended<A>, never, R> =>
-  Step.at((moment) => {
-    const { call, parent } = loop
-    const member = call.engine.candidates[chosen.index]
-    if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
-    const isWhole = parent === undefined && !chosen.queue
-    const scope = isWhole ? undefined : parent === undefined ? Scope.makeUnsafe() : Scope.forkUnsafe(parent)
-    const entry: Entry<A, R> = {
-      moment,
-      loop,
-      chosen,
-      member,
-      scope,
-      grant: undefined,
-      permit: undefined,
-      passed: undefined,
-      attempt: undefined,
-      released: false
-    }
-    const entered = Effect.suspend(() => limited(entry))
-    if (scope === undefined) return Effect.onExitPrimitive(entered, () => Step.rest(released(entry)))
-    // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
-    return Effect.onExitPrimitive(
-      Effect.andThen(Scope.addFinalizer(scope, letGo(entry)), entered),
-      (exit) =>
-        parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served" && keeps(exit.value)
-          ? undefined
-          : Scope.closeUnsafe(scope, exit)
-    )
+): Effect.Effect<Ended<A>, never, R> => {
+  const { call, parent } = loop
+  const member = call.engine.candidates[chosen.index]
+  if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
+  const isWhole = parent === undefined && !chosen.queue
+  const scope = isWhole ? undefined : parent === undefined ? Scope.makeUnsafe() : Scope.forkUnsafe(parent)
+  const entry: Entry<A, R> = {
+    moment,
+    loop,
+    chosen,
+    member,
+    scope,
+    grant: undefined,
+    permit: undefined,
+    passed: undefined,
+    attempt: undefined,
+    released: false
+  }
+  const entered = Effect.suspend(() => {
+    Step.passed(moment)
+    return limited(entry)
   })
+  if (scope === undefined) return Effect.onExitPrimitive(entered, () => Step.rest(released(entry)))
+  // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
+  return Effect.onExitPrimitive(
+    Effect.andThen(Scope.addFinalizer(scope, letGo(entry)), entered),
+    (exit) =>
+      parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served" && keeps(exit.value)
+        ? undefined
+        : Scope.closeUnsafe(scope, exit)
+  )
+}
 
 const always = (): boolean => true
 

@@ -79,9 +79,10 @@ export const failure = (
 export const interrupted = (moment: Step.Moment, call: Call, attempt: Attempt): Effect.Effect<void> =>
   add(call, line(moment, call, attempt, "interrupted", true))
 
-export const timings = (call: Call, attempt: Attempt): Timings => {
-  const now = call.clock.currentTimeMillisUnsafe()
-  return { totalMs: now - call.startedAt, waitedMs: call.waitedMs, attemptMs: now - attempt.startedAt }
+/** The times of a call that was answered, by the last line of its record. */
+export const timings = ({ attempts, waitedMs }: Call): Timings => {
+  const { durationMs = 0, startedMs = 0 } = attempts[attempts.length - 1] ?? {}
+  return { totalMs: startedMs + durationMs, waitedMs, attemptMs: durationMs }
 }
 
 /** Tells, once, that the call is over: with an answer of this target, with an error, or with neither. */

@@ -130,7 +130,9 @@ const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Se
       switch (decision._tag) {
         case "Attempt":
           return Effect.flatMap(
-            call.engine.hedging === undefined ? attempt(loop, decision) : hedged(loop, decision, call.engine.hedging),
+            call.engine.hedging === undefined
+              ? attempt(moment, loop, decision)
+              : hedged(moment, loop, decision, call.engine.hedging),
             (ended) => ended._tag === "Served" ? Effect.succeed(ended) : react(loop, ended)
           )
         case "Wait": {

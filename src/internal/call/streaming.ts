@@ -154,7 +154,7 @@ export const handOver = (
       Observers.succeeded(moment, call, attempt, { _tag: "Reported", usage: last.usage })
     )
     return Effect.flatMap(settled, () => {
-      const finish = Completions.annotateFinish(last, target, call.attempts, Records.timings(call, attempt))
+      const finish = Completions.annotateFinish(last, target, call.attempts, Records.timings(call))
       const all: Parts = parts.length === 1 ? [finish] : [parts[0], ...parts.slice(1, -1), finish]
       return Effect.as(Records.ended(call, target.id), all)
     })

@@ -171,8 +171,12 @@ export const resumeAt = (now: number, waitMs: number, random: number): number =>
 export const admit = (options: Options, state: State, cost: number, now: number): void => {
   state.units += cost
   state.requests++
-  state.recent = decayed(options, state, now) + cost
-  state.countedAt = Math.max(now, state.countedAt)
+  // A memory of ten seconds forgets nothing in less than a millisecond.
+  if (now - state.countedAt >= 1) {
+    state.recent = decayed(options, state, now)
+    state.countedAt = now
+  }
+  state.recent += cost
 }
 
 /**

@@ -23,7 +23,12 @@ import type { Attempt, Call, Grant, LimitScope, Member, Spent } from "./call.ts"
 export const scopesOf = (call: Call, member: Member): ReadonlyArray<LimitScope> => {
   const { tenant } = call.need
   const own = tenant === undefined ? undefined : call.engine.tenants.get(tenant)
-  return own === undefined ? member.limits : [...member.limits, own]
+  if (own === undefined) return member.limits
+  const known = own.scopes.get(member)
+  if (known !== undefined) return known
+  const scopes = [...member.limits, own.scope]
+  own.scopes.set(member, scopes)
+  return scopes
 }
 
 /** What an attempt asks the limiter for: room at once, or a place in the queue when every target lacks room. */

@@ -57,7 +57,7 @@ export interface Engine {
   readonly ejection: Discipline
   readonly limits: Readonly<Record<"total" | "attempt" | "connect" | "firstToken" | "idle", number>>
   readonly streamPolicy: StreamPolicy
-  readonly tenants: ReadonlyMap<string, LimitScope>
+  readonly tenants: ReadonlyMap<string, Tenant>
   readonly cooldown: Cooldown["Service"]
   readonly limiter: RateLimiter["Service"]
   readonly usage: Usage["Service"]
@@ -72,6 +72,13 @@ export interface Engine {
 }
 
 export type LimitScope = Request["scopes"][number]
+
+/** A tenant with limits of its own. */
+export interface Tenant {
+  readonly scope: LimitScope
+  /** The scopes of its attempts, by candidate. */
+  readonly scopes: Map<Member, ReadonlyArray<LimitScope>>
+}
 
 export interface Member extends Decisions.Candidate {
   /** What errors say of the target. */

@@ -111,9 +111,10 @@ export const check = (options: Options): Checked => {
     affinity: options.affinity ?? "request",
     streamPolicy: options.streamPolicy ?? "fail",
     tenants: new Map(
-      Object.entries(options.limits?.tenants ?? {}).map((
-        [tenant, limits]
-      ) => [tenant, { key: named(`tenant:${tenant}`, options.name), limits }])
+      Object.entries(options.limits?.tenants ?? {}).map(([tenant, limits]) => [
+        tenant,
+        { scope: { key: named(`tenant:${tenant}`, options.name), limits }, scopes: new Map() }
+      ])
     )
   }
 }

@@ -107,9 +107,25 @@ export interface Fair {
   readonly next: Map<string, number>
 }
 
+/**
+ * What a set of scopes stands on.
+ *
+ * @internal
+ */
+export interface Footing {
+  readonly scopes: ReadonlyArray<unknown>
+  readonly accounts: ReadonlyArray<Account>
+  /** The meters of all accounts. */
+  readonly meters: ReadonlyArray<Meter.Meter>
+  /** Which state of all accounts it is true of. */
+  readonly version: number
+}
+
 /** @internal */
 export interface Account {
   readonly key: string
+  /** What the scopes stand on of which this one was the first last time. */
+  footing: Footing | undefined
   /** The limits last seen, to notice others without reading them. */
   limits: Limits | undefined
   /** Whether `setLimits` has the last word. */
@@ -144,6 +160,7 @@ export const make = (
   now: Meter.Now
 ): Account => ({
   key,
+  footing: undefined,
   limits: undefined,
   pinned: false,
   plan,

@@ -64,8 +64,9 @@ export interface Ask {
 export interface Grant {
   readonly accounts: ReadonlyArray<Account.Account>
   readonly wanted: Account.Amounts
-  readonly meters: Array<Meter.Meter>
-  readonly stamps: Array<Meter.Stamp>
+  readonly meters: ReadonlyArray<Meter.Meter>
+  /** Where meters were charged, by their place; nothing for those that do not remember it. */
+  readonly stamps: ReadonlyArray<Meter.Stamp>
   readonly at: number
   readonly waitedMs: number
   readonly binding: Dimension | undefined
@@ -111,6 +112,8 @@ export interface Engine {
   readonly expiries: Heap.Heap<Queue.Waiter>
   readonly ages: ReadonlyArray<{ oldest: Queue.Waiter | undefined; youngest: Queue.Waiter | undefined }>
   readonly plans: WeakMap<Limits.Limits, Limits.Plan>
+  /** Counts what makes footings out of date: accounts that come or go, meters that change. */
+  version: number
   /** Those whose waiting has ended, for the caller to collect. */
   done: Array<readonly [Queue.Waiter, Done]>
   now: { mono: number; wall: number }
@@ -147,6 +150,7 @@ export const make = (options: Options): Engine => ({
   ),
   ages: Array.from({ length: options.levels }, () => ({ oldest: undefined, youngest: undefined })),
   plans: new WeakMap(),
+  version: 0,
   done: [],
   now: { mono: Number.NEGATIVE_INFINITY, wall: Number.NEGATIVE_INFINITY },
   seq: 0,
@@ -171,7 +175,7 @@ export const at = (engine: Engine, mono: number, wall: number): void => {
 
 /** @internal */
 export const reserve = (engine: Engine, ask: Ask): Outcome => {
-  const accounts = resolve(engine, ask.scopes)
+  const { accounts, meters } = resolve(engine, ask.scopes)
   const wanted = Account.amounts(1, ask.input, ask.output, ask.slots)
   const oversize = findOversize(accounts, wanted)
   if (oversize !== undefined) return refuse(engine, accounts, oversize)
@@ -180,7 +184,7 @@ export const reserve = (engine: Engine, ask: Ask): Outcome => {
   const lane = accounts.some(isContended) ? engine.lanes.get(laneKey(accounts)) : undefined
   const mayPass = lane?.head === undefined || ask.level < lane.head.level
   if (mayPass && !isBlocked(engine, accounts, wanted, ask.level, ask.tenant, undefined)) {
-    return { _tag: "Granted", grant: grant(engine, accounts, wanted, ask.level, ask.tenant, 0, undefined) }
+    return { _tag: "Granted", grant: grant(engine, accounts, meters, wanted, ask.level, ask.tenant, 0, undefined) }
   }
   project(engine, accounts, wanted, ask.level, lane)
   const refusal = foundRefusal(engine, accounts, wanted)
@@ -225,7 +229,7 @@ const isTooLong = (
  * @internal
  */
 export const foresee = (engine: Engine, ask: Ask): Refusal => {
-  const accounts = resolve(engine, ask.scopes)
+  const { accounts } = resolve(engine, ask.scopes)
   const wanted = Account.amounts(1, ask.input, ask.output, ask.slots)
   const oversize = findOversize(accounts, wanted)
   if (oversize !== undefined) return oversize
@@ -269,7 +273,28 @@ const foundRefusal = (
   }
 }
 
-const resolve = (engine: Engine, scopes: Ask["scopes"]): ReadonlyArray<Account.Account> => {
+/** Finds what scopes stand on; the first account remembers it for the next request with the same scopes. */
+const resolve = (engine: Engine, scopes: Ask["scopes"]): Account.Footing => {
+  const [first] = scopes
+  const known = first === undefined ? undefined : engine.accounts.get(first.key)?.footing
+  if (known !== undefined && known.scopes === scopes && known.version === engine.version) {
+    for (const account of known.accounts) account.touchedAt = engine.now.mono
+    return known
+  }
+  const accounts = accountsOf(engine, scopes)
+  const footing: Account.Footing = { scopes, accounts, meters: metersOf(accounts), version: engine.version }
+  const [home] = accounts
+  if (home !== undefined) home.footing = footing
+  return footing
+}
+
+const metersOf = (accounts: ReadonlyArray<Account.Account>): ReadonlyArray<Meter.Meter> => {
+  const meters: Array<Meter.Meter> = []
+  for (const account of accounts) { for (const meter of account.meters) meters.push(meter) }
+  return meters
+}
+
+const accountsOf = (engine: Engine, scopes: Ask["scopes"]): ReadonlyArray<Account.Account> => {
   const accounts: Array<Account.Account> = []
   for (let index = 0; index < scopes.length; index++) {
     const scope = scopes[index]
@@ -332,11 +357,13 @@ const open = (
   }, engine.now)
   account.limits = limits
   engine.accounts.set(key, account)
+  engine.version++
   return account
 }
 
 const configure = (engine: Engine, account: Account.Account, plan: Limits.Plan): void => {
   Account.configure(account, plan, engine.options.adaptive, engine.now)
+  engine.version++
   dropOversize(engine, account)
   pump(engine, account)
 }
@@ -506,6 +533,7 @@ const project = (
 const grant = (
   engine: Engine,
   accounts: ReadonlyArray<Account.Account>,
+  meters: ReadonlyArray<Meter.Meter>,
   wanted: Account.Amounts,
   level: number,
   tenant: string,
@@ -513,14 +541,15 @@ const grant = (
   binding: Dimension | undefined
 ): Grant => {
   const { now, options } = engine
-  const meters: Array<Meter.Meter> = []
   const stamps: Array<Meter.Stamp> = []
+  for (let index = 0; index < meters.length; index++) {
+    const meter = meters[index]
+    if (meter === undefined) continue
+    const stamp = Meter.charge(meter, Account.amountIn(wanted, meter.dimension), now)
+    if (stamp !== undefined) stamps[index] = stamp
+  }
   let inFlight = 0
   for (const account of accounts) {
-    for (const meter of account.meters) {
-      meters.push(meter)
-      stamps.push(Meter.charge(meter, Account.amountIn(wanted, meter.dimension), now))
-    }
     account.inFlight += wanted.concurrency
     if (account.inFlight > inFlight) inFlight = account.inFlight
     if (account.waitingCount > 0) {
@@ -658,6 +687,7 @@ const serve = (engine: Engine, lane: Queue.Lane, waiter: Queue.Waiter): void => 
   const given = grant(
     engine,
     lane.accounts,
+    metersOf(lane.accounts),
     waiter.wanted,
     waiter.level,
     waiter.tenant,
@@ -975,6 +1005,7 @@ const guess = (engine: Engine, account: Account.Account, said: Observation): Met
     label: `learned`
   }, engine.now)
   account.meters = [...account.meters, meter]
+  engine.version++
   return meter
 }
 
@@ -1089,6 +1120,7 @@ export const sweepAll = (engine: Engine): void => {
 const forgetIdle = (engine: Engine, account: Account.Account): void => {
   if (engine.now.mono - account.touchedAt >= engine.options.idleMs && Account.isIdle(account, engine.now)) {
     engine.accounts.delete(account.key)
+    engine.version++
   }
 }
 
@@ -1109,6 +1141,7 @@ export const reset = (engine: Engine, key: string): boolean => {
     adaptive: engine.options.adaptive,
     parked: account.parked
   }, engine.now).meters
+  engine.version++
   pump(engine, account)
   settleWakes(engine)
   return true

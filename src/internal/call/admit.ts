@@ -31,13 +31,17 @@ export const scopesOf = (call: Call, member: Member): ReadonlyArray<LimitScope> 
   return scopes
 }
 
-/** What an attempt asks the limiter for: room at once, or a place in the queue when every target lacks room. */
+/**
+ * What an attempt asks the limiter for: room at once, or a place in the queue when every target lacks room. It does not
+ * wait for so long that an answer, which takes `answerMs`, would come too late: that would only cost others their quota.
+ */
 export const requestOf = (
   moment: Step.Moment,
   call: Call,
   member: Member,
   scopes: ReadonlyArray<LimitScope>,
-  estimate: Estimate
+  estimate: Estimate,
+  answerMs = 0
 ): RateLimiter.Request => {
   const left = call.setup.deadlineAt - Step.millis(moment)
   return {
@@ -45,7 +49,7 @@ export const requestOf = (
     tokens: estimate,
     priority: call.need.priority,
     tenant: call.need.tenant,
-    maxWait: Math.max(0, Math.min(call.engine.queueWaitMs, left)),
+    maxWait: Math.max(0, Math.min(call.engine.queueWaitMs, left - answerMs)),
     context: member.about
   }
 }

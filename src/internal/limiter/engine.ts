@@ -513,7 +513,8 @@ const project = (
         if (lane !== undefined && lane.home !== account) ahead += lane.queued[other]?.[meter.dimension] ?? 0
       }
       const kept = share === 0 ? 0 : share * Meter.capacity(meter)
-      note(found, Meter.waitFor(meter, wanted[meter.dimension], ahead, kept, now), account, meter)
+      const wait = Meter.waitFor(meter, wanted[meter.dimension], ahead, kept, now)
+      note(found, wait * Meter.outlook(meter), account, meter)
     }
   }
   // When a slot comes back nobody knows: then the wait for the meters is the least there is to say.
@@ -1039,9 +1040,10 @@ export const throttled = (engine: Engine, key: string, options: {
         const until = Learning.resumeAt(now.mono, options.retryAfterMs ?? 0, options.random)
         blamed.blockedUntil = Math.max(blamed.blockedUntil, options.retryAfterMs === undefined ? 0 : until)
       } else {
-        const { random, retryAfterMs, sentAt, tokens } = options
+        const { overloaded, random, retryAfterMs, sentAt, tokens } = options
+        const _tag = overloaded ? "Overloaded" : "Throttled"
         const cost = blamed.dimension === "requests" ? 1 : tokens
-        Meter.learn(blamed, blamed.learner, { _tag: "Throttled", sentAt, cost, retryAfterMs, random }, now)
+        Meter.learn(blamed, blamed.learner, { _tag, sentAt, cost, retryAfterMs, random }, now)
       }
     }
   }

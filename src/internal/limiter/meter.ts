@@ -203,6 +203,15 @@ export const waitFor = (meter: Meter, amount: number, ahead: number, kept: numbe
   return Math.max(blocked > 0.001 ? blocked : 0, waitForLevel(meter, needed, now))
 }
 
+/**
+ * Returns which part of a wait behind many others is left when a limit that was cut has returned to what is known, which
+ * takes seconds: whoever is told to wait should not be told more.
+ *
+ * @internal
+ */
+export const outlook = ({ learner }: Meter): number =>
+  learner === undefined ? 1 : Math.min(1, learner.state.limit / Math.max(1, learner.state.known))
+
 const waitForLevel = (meter: Meter, amount: number, now: Now): number => {
   switch (meter._tag) {
     case "Bucket":

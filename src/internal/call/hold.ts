@@ -91,7 +91,7 @@ const released = <A, R>(entry: Entry<A, R>): Effect.Effect<void> => {
   if (attempt === undefined) {
     return Step.all(moment, [permit?.ignored ?? Exit.void, passed?.settle("neutral") ?? Exit.void, slots])
   }
-  Boards.count(call.engine.board, chosen.index, -1)
+  Boards.end(call.engine.board, chosen.index)
   return Step.all(moment, [
     attempt.told ? Observers.untold(attempt) : Observers.interrupted(moment, call, attempt),
     slots
@@ -181,7 +181,7 @@ const begun = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> => {
   const { board, budget, hedging } = call.engine
   const attempt = attemptOf(entry, permit)
   entry.attempt = attempt
-  Boards.count(board, chosen.index, 1)
+  Boards.begin(board, chosen.index, attempt.startedAt)
   if (attempt.charged !== undefined) return performed(moment, loop, attempt)
   // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
   const counted = Step.all(moment, [

@@ -17,6 +17,7 @@ import * as Step from "../step.ts"
 import * as Admissions from "./admit.ts"
 import type { Attempt, Call, Member, Spent } from "./call.ts"
 import * as Records from "./record.ts"
+import * as Silences from "./silence.ts"
 
 const durationOf = (moment: Step.Moment, attempt: Attempt): number => Step.millis(moment) - attempt.startedAt
 
@@ -37,6 +38,7 @@ const settleBudget = (call: Call, attempt: Attempt, outcome: RetryBudget.Outcome
 export const firstContent = (call: Call, attempt: Attempt): Effect.Effect<void> =>
   Effect.suspend(() => {
     attempt.firstContentAt = call.clock.currentTimeMillisUnsafe()
+    Silences.answer(call.engine.board.silence, attempt.index, attempt.startedAt)
     return attempt.permit.firstContent
   })
 
@@ -73,6 +75,7 @@ export const succeeded = (
   spent: Spent
 ): Effect.Effect<void> =>
   telling(moment, attempt, () => [
+    hear(call, attempt, undefined),
     Records.success(moment, call, attempt, spent),
     attempt.permit.success,
     Admissions.succeeded(moment, call, attempt, spent),
@@ -86,6 +89,15 @@ export const succeeded = (
     settleBudget(call, attempt, "success"),
     settleThrottle(attempt, "accepted")
   ])
+
+// What our own limits of time cut short has told nothing; everything else has come from somewhere.
+const hear = (call: Call, attempt: Attempt, error: LLMError | undefined): Effect.Effect<void> => {
+  const { silence } = call.engine.board
+  if (error === undefined) {
+    if (attempt.firstContentAt === undefined) Silences.answer(silence, attempt.index, attempt.startedAt)
+  } else if (error.errorClass !== "timeout" || error.status !== undefined) Silences.heard(silence, attempt.index)
+  return Exit.void
+}
 
 const outputOf = (spent: Spent): number | undefined =>
   spent._tag === "Reported"
@@ -124,6 +136,7 @@ export const failed = (
   recorded: LLMError = error
 ): Effect.Effect<void> =>
   telling(moment, attempt, () => [
+    hear(call, attempt, error),
     Records.failure(moment, call, attempt, recorded),
     counts(error, ruleFor(call.engine.recovery, error))
       ? attempt.permit.failure(error.errorClass, error.retryAfter)

@@ -13,6 +13,7 @@ import * as Errors from "../../LLMError.ts"
 import * as Retry from "../../Retry.ts"
 import * as Step from "../step.ts"
 import { blocked } from "./blocked.ts"
+import * as Boards from "./board.ts"
 import type { Attempt, Call, Engine, Fitness, Loop, Need, Served } from "./call.ts"
 import { charge, refund } from "./charge.ts"
 import * as Decisions from "./decision.ts"
@@ -44,6 +45,7 @@ export const begin = (moment: Step.Moment, engine: Engine, need: Need, fitness: 
         board.affinity = need.affinity
         return strategy.pick(board, 0, board.count, draw)
       },
+      isSilent: (index) => Boards.isSilent(board, index),
       maxAttempts: engine.maxAttempts,
       attemptMs: need.attemptMs,
       patienceMs: engine.patienceMs,

@@ -206,10 +206,10 @@ const performed = <A, R>(
         : Step.flatMap(moment, Observers.succeeded(moment, call, attempt, spent(value)), () => served)
     },
     onFailure: (raised): Effect.Effect<Ended<A>> =>
-      Effect.flatMap(judged(call, attempt, raised), ({ error, evidence }) =>
+      Effect.flatMap(judged(call, attempt, raised), ({ error, evidence, restMs }) =>
         Effect.andThen(
           Step.at((moment) => Observers.failed(moment, call, attempt, evidence, error)),
-          settle(call, attempt, error, evidence)
+          settle(call, attempt, error, evidence, restMs)
         ))
   })
   if (attempt.grant !== undefined) attempt.grant.sent = true

@@ -1043,7 +1043,8 @@ export const throttled = (engine: Engine, key: string, options: {
         const { overloaded, random, retryAfterMs, sentAt, tokens } = options
         const _tag = overloaded ? "Overloaded" : "Throttled"
         const cost = blamed.dimension === "requests" ? 1 : tokens
-        Meter.learn(blamed, blamed.learner, { _tag, sentAt, cost, retryAfterMs, random }, now)
+        const atEdge = Meter.available(blamed, now) < cost
+        Meter.learn(blamed, blamed.learner, { _tag, sentAt, cost, retryAfterMs, random, atEdge }, now)
       }
     }
   }

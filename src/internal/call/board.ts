@@ -73,8 +73,8 @@ const count = (board: Board, index: number, change: 1 | -1): void => {
 }
 
 /** Whether a candidate is silent and has as many attempts in flight as it may have. */
-export const isSilent = ({ pending, silence }: Board, index: number): boolean =>
-  Silences.isFull(silence, index, pending[index] ?? 0)
+export const isSilent = ({ pending, silence }: Board, index: number, now: number): boolean =>
+  Silences.isFull(silence, index, pending[index] ?? 0, now)
 
 /** Reads again what the strategy is going to look at. */
 export const refresh = (moment: Step.Moment, engine: Engine): Effect.Effect<void> => {

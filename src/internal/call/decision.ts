@@ -30,7 +30,7 @@ export interface Setup {
   /** Picks one of those marked as free, from where the walk stands; -1 when none is. */
   readonly choose: (free: Uint8Array, start: number) => number
   /** Whether a candidate is sent requests that never come back: it is asked last, and not while others soon have room. */
-  readonly isSilent?: ((index: number) => boolean) | undefined
+  readonly isSilent?: ((index: number, now: number) => boolean) | undefined
   readonly maxAttempts: number
   /** Longest time an attempt may take; `Infinity` when nothing limits it. */
   readonly attemptMs: number
@@ -233,7 +233,7 @@ const afterFailure = (
   const waitFits = rule.sameTarget === "stated-wait" && stated > 0 && stated <= setup.patienceMs &&
     now + delayMs < setup.deadlineAt
   const sibling = rule.siblingsFirst && !(waitFits && setup.stays)
-    ? findSibling(setup, state, index, cooling)
+    ? findSibling(setup, state, index, cooling, now)
     : undefined
   if (sibling !== undefined) {
     const onward = rule.sameTarget === "stated-wait" ? state : giveUp(state, index, "failed")
@@ -242,7 +242,9 @@ const afterFailure = (
   if (waitFits) return [state, { _tag: "Wait", index, chosen: "retry", delayMs, stated: true }]
 
   // A long stated wait is only worth it where there is nowhere else to go.
-  if (retryFits && (stated <= setup.patienceMs || findFree(setup, state, index + 1, cooling, index) === undefined)) {
+  if (
+    retryFits && (stated <= setup.patienceMs || findFree(setup, state, index + 1, cooling, now, index) === undefined)
+  ) {
     return [state, { _tag: "Wait", index, chosen: "retry", delayMs: retryMs, stated: false }]
   }
 
@@ -253,7 +255,7 @@ const afterFailure = (
     : suspect(setup, giveUp(state, index, rule.sameTarget === "backoff" ? "spent" : "failed"), index, error)
   if (rule.otherTargets === "never") return [onward, { _tag: "Stop", error }]
   if (rule.otherTargets === "larger-window") {
-    const larger = findLarger(setup, onward, index, cooling)
+    const larger = findLarger(setup, onward, index, cooling, now)
     if (larger !== undefined) return [onward, attempt(setup, onward, larger, "next", cooling, now)]
   }
   return [onward, walk(setup, onward, index + 1, "next", cooling, now)]
@@ -306,27 +308,29 @@ const findFree = (
   state: State,
   from: number,
   cooling: Cooling,
+  now: number,
   except?: number
 ): number | undefined => {
   const start = from % setup.candidates.length
   const unmarked = cooling.length === 0 && state.givenUp.size === 0 && except === undefined
   const free = unmarked ? setup.fit : marked(setup, (index) => index !== except && isFree(setup, state, cooling, index))
-  if (state.suspects.size === 0) return chosenBy(setup, free, start)
+  if (state.suspects.size === 0) return chosenBy(setup, free, start, now)
   const trusted = marked(setup, (index) => free[index] === 1 && !isSuspect(setup, state, index))
-  const index = chosenBy(setup, trusted, start)
-  return index === undefined || isSilent(setup, index) ? chosenBy(setup, free, start) ?? index : index
+  const index = chosenBy(setup, trusted, start, now)
+  return index === undefined || isSilent(setup, index, now) ? chosenBy(setup, free, start, now) ?? index : index
 }
 
 /** One that is silent only where all are. */
-const chosenBy = (setup: Setup, free: Uint8Array, start: number): number | undefined => {
+const chosenBy = (setup: Setup, free: Uint8Array, start: number, now: number): number | undefined => {
   const index = setup.choose(free, start)
   if (index < 0) return undefined
-  if (!isSilent(setup, index)) return index
-  const others = setup.choose(marked(setup, (other) => free[other] === 1 && !isSilent(setup, other)), start)
+  if (!isSilent(setup, index, now)) return index
+  const others = setup.choose(marked(setup, (other) => free[other] === 1 && !isSilent(setup, other, now)), start)
   return others < 0 ? index : others
 }
 
-const isSilent = ({ isSilent }: Setup, index: number): boolean => isSilent !== undefined && isSilent(index)
+const isSilent = ({ isSilent }: Setup, index: number, now: number): boolean =>
+  isSilent !== undefined && isSilent(index, now)
 
 const marked = (setup: Setup, mark: (index: number) => boolean): Uint8Array => {
   const marks = new Uint8Array(setup.candidates.length)
@@ -346,9 +350,9 @@ export const beside = (
     setup,
     (index) =>
       !running.includes(index) && isFree(setup, state, cooling, index) && !isSuspect(setup, state, index) &&
-      !isSilent(setup, index)
+      !isSilent(setup, index, now)
   )
-  const index = chosenBy(setup, free, ((running[0] ?? 0) + 1) % setup.candidates.length)
+  const index = chosenBy(setup, free, ((running[0] ?? 0) + 1) % setup.candidates.length, now)
   if (index === undefined) return undefined
   // It leaves time to later targets as any attempt does, but those that run are not among them.
   const after = running.reduce((state, other) => giveUp(state, other, "failed"), {
@@ -359,24 +363,36 @@ export const beside = (
   return { ...attempt(setup, state, index, "hedge", cooling, now), sliceMs }
 }
 
-const findSibling = (setup: Setup, state: State, index: number, cooling: Cooling): number | undefined => {
+const findSibling = (
+  setup: Setup,
+  state: State,
+  index: number,
+  cooling: Cooling,
+  now: number
+): number | undefined => {
   const failed = setup.candidates[index]?.target
   const free = marked(setup, (other) => {
     const target = setup.candidates[other]?.target
     return other !== index && target?.provider === failed?.provider && target?.model === failed?.model &&
       isFree(setup, state, cooling, other)
   })
-  return chosenBy(setup, free, (index + 1) % setup.candidates.length)
+  return chosenBy(setup, free, (index + 1) % setup.candidates.length, now)
 }
 
-const findLarger = (setup: Setup, state: State, index: number, cooling: Cooling): number | undefined => {
+const findLarger = (
+  setup: Setup,
+  state: State,
+  index: number,
+  cooling: Cooling,
+  now: number
+): number | undefined => {
   const free = marked(
     setup,
     (other) =>
       other !== index && setup.candidates[other]?.target.contextWindow !== undefined &&
       isFree(setup, state, cooling, other)
   )
-  return chosenBy(setup, free, (index + 1) % setup.candidates.length)
+  return chosenBy(setup, free, (index + 1) % setup.candidates.length, now)
 }
 
 /** What a later target needs at least, to be worth a start. */
@@ -401,7 +417,9 @@ const later = (setup: Setup, state: State, cooling: Cooling, index: number, now:
   if (cooling.length === 0 && state.givenUp.size === 0) return Math.min(attempts, setup.fitting - 1)
   let startable = 0
   for (let other = 0; other < setup.candidates.length; other++) {
-    if (other !== index && (isFree(setup, state, cooling, other) || hasRoomSoon(setup, state, cooling[other], other, now))) {
+    if (
+      other !== index && (isFree(setup, state, cooling, other) || hasRoomSoon(setup, state, cooling[other], other, now))
+    ) {
       startable++
     }
   }
@@ -437,9 +455,9 @@ const walk = (
   cooling: Cooling,
   now: number
 ): Decision => {
-  const free = findFree(setup, state, from, cooling)
+  const free = findFree(setup, state, from, cooling, now)
   // Rather than join those that wait for a silent target, a call waits for one that answers.
-  const soon = free !== undefined && isSilent(setup, free) ? findSoon(setup, state, cooling, now) : undefined
+  const soon = free !== undefined && isSilent(setup, free, now) ? findSoon(setup, state, cooling, now) : undefined
   if (free !== undefined && soon === undefined) return attempt(setup, state, free, chosen, cooling, now)
   const earliest = soon ?? findEarliest(setup, state, cooling)
   const entry = earliest === undefined ? undefined : cooling[earliest]

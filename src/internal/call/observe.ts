@@ -38,7 +38,7 @@ const settleBudget = (call: Call, attempt: Attempt, outcome: RetryBudget.Outcome
 export const firstContent = (call: Call, attempt: Attempt): Effect.Effect<void> =>
   Effect.suspend(() => {
     attempt.firstContentAt = call.clock.currentTimeMillisUnsafe()
-    Silences.answer(call.engine.board.silence, attempt.index, attempt.startedAt)
+    Silences.answer(call.engine.board.silence, attempt.index, attempt.startedAt, attempt.firstContentAt)
     return attempt.permit.firstContent
   })
 
@@ -75,7 +75,7 @@ export const succeeded = (
   spent: Spent
 ): Effect.Effect<void> =>
   telling(moment, attempt, () => [
-    hear(call, attempt, undefined),
+    hear(moment, call, attempt, undefined),
     Records.success(moment, call, attempt, spent),
     attempt.permit.success,
     Admissions.succeeded(moment, call, attempt, spent),
@@ -91,11 +91,16 @@ export const succeeded = (
   ])
 
 // What our own limits of time cut short has told nothing; everything else has come from somewhere.
-const hear = (call: Call, attempt: Attempt, error: LLMError | undefined): Effect.Effect<void> => {
+const hear = (
+  moment: Step.Moment,
+  call: Call,
+  { firstContentAt, index, startedAt }: Attempt,
+  error: LLMError | undefined
+): Effect.Effect<void> => {
   const { silence } = call.engine.board
   if (error === undefined) {
-    if (attempt.firstContentAt === undefined) Silences.answer(silence, attempt.index, attempt.startedAt)
-  } else if (error.errorClass !== "timeout" || error.status !== undefined) Silences.heard(silence, attempt.index)
+    if (firstContentAt === undefined) Silences.answer(silence, index, startedAt, Step.millis(moment))
+  } else if (error.errorClass !== "timeout" || error.status !== undefined) Silences.heard(silence, index)
   return Exit.void
 }
 
@@ -136,7 +141,7 @@ export const failed = (
   recorded: LLMError = error
 ): Effect.Effect<void> =>
   telling(moment, attempt, () => [
-    hear(call, attempt, error),
+    hear(moment, call, attempt, error),
     Records.failure(moment, call, attempt, recorded),
     counts(error, ruleFor(call.engine.recovery, error))
       ? attempt.permit.failure(error.errorClass, error.retryAfter)

@@ -45,7 +45,7 @@ export const begin = (moment: Step.Moment, engine: Engine, need: Need, fitness: 
         board.affinity = need.affinity
         return strategy.pick(board, 0, board.count, draw)
       },
-      isSilent: (index) => Boards.isSilent(board, index),
+      isSilent: (index, now) => Boards.isSilent(board, index, now),
       maxAttempts: engine.maxAttempts,
       attemptMs: need.attemptMs,
       patienceMs: engine.patienceMs,

@@ -1,29 +1,47 @@
 /**
- * Which targets have fallen silent: they are sent requests, nothing comes back, and their siblings answer meanwhile.
+ * Which targets have fallen silent: they are sent requests, and nothing comes back.
  *
  * A target that hangs fails only when the first of its requests has used up its time, and until then every strategy sends
- * it more. Siblings, the other keys of the same model, tell sooner: a target is silent once three requests in a row, none
- * of which has come back, have been overtaken by twenty answers to requests that siblings were sent after them. By chance
- * that befalls one healthy target in 1771, however long answers take, and only until it gives its next answer.
+ * it more. What is in flight tells sooner, by either of two signs:
+ *
+ * - Three requests in a row, none of which has come back, have been overtaken by twenty answers to requests that siblings,
+ *   the other keys of the same model, were sent after them. By chance that befalls one healthy target in 1771, however
+ *   long answers take.
+ * - A dozen requests in a row, none of which has come back, have each waited longer than the longest answer of the target
+ *   in the last minute or so, and at least five seconds.
  *
  * A silent target is asked last and has no more than three requests at a time until anything comes back.
  *
  * @internal
  */
 import type { Target } from "../../Target.ts"
+import * as Average from "../health/average.ts"
 
-/** Requests in a row that are noted, and the most that a silent target has at a time. */
-const noted = 3
+/** Requests in a row that siblings have to overtake, and the most that a silent target has at a time. */
+const few = 3
 
 /** Answers of siblings that have to overtake them. */
 const answers = 20
 
+/** Requests in a row that have to wait for too long. */
+const dozen = 12
+
+/** Less than this is never too long. */
+const leastMs = 5000
+
+/** How long the longest answer is remembered. */
+const memoryMs = 60_000
+
 export interface Silence {
-  /** When the first requests since the last sign of life began, `noted` places a target. */
-  readonly begun: Float64Array
-  /** How many of those places are in use. */
-  readonly count: Uint8Array
+  /** Requests since the last sign of life, up to a dozen. */
+  readonly unanswered: Uint8Array
+  /** When the last of the first few of them began. */
+  readonly fewAt: Float64Array
+  /** When the last of the first dozen of them began. */
+  readonly dozenAt: Float64Array
   readonly silent: Uint8Array
+  /** The longest answer lately. */
+  readonly longest: Array<Average.Peak>
   /** The siblings that each target belongs to. */
   readonly family: Int32Array
   /** When the requests began that a family answered last, `answers` places each. */
@@ -41,9 +59,11 @@ export const make = (targets: ReadonlyArray<Target>): Silence => {
     return known
   })
   return {
-    begun: new Float64Array(targets.length * noted),
-    count: new Uint8Array(targets.length),
+    unanswered: new Uint8Array(targets.length),
+    fewAt: new Float64Array(targets.length),
+    dozenAt: new Float64Array(targets.length),
     silent: new Uint8Array(targets.length),
+    longest: targets.map(() => Average.noPeak),
     family,
     answered: new Float64Array(families.size * answers).fill(Number.NEGATIVE_INFINITY),
     next: new Int32Array(families.size)
@@ -51,40 +71,51 @@ export const make = (targets: ReadonlyArray<Target>): Silence => {
 }
 
 /** Notes that a request to a target begins. */
-export const begin = ({ begun, count }: Silence, index: number, now: number): void => {
-  const place = count[index] ?? 0
-  if (place === noted) return
-  begun[index * noted + place] = now
-  count[index] = place + 1
+export const begin = ({ dozenAt, fewAt, unanswered }: Silence, index: number, now: number): void => {
+  const count = (unanswered[index] ?? 0) + 1
+  if (count > dozen) return
+  unanswered[index] = count
+  if (count === few) fewAt[index] = now
+  if (count === dozen) dozenAt[index] = now
 }
 
 /** Notes that something has come back from a target, be it a refusal. */
 export const heard = (silence: Silence, index: number): void => {
-  silence.count[index] = 0
+  silence.unanswered[index] = 0
   silence.silent[index] = 0
 }
 
 /** Notes that a target has answered a request that began then. */
-export const answer = (silence: Silence, index: number, startedAt: number): void => {
+export const answer = (silence: Silence, index: number, startedAt: number, now: number): void => {
   heard(silence, index)
+  const { answered, longest, next } = silence
   const family = silence.family[index] ?? 0
-  const place = silence.next[family] ?? 0
-  silence.answered[family * answers + place] = startedAt
-  silence.next[family] = (place + 1) % answers
+  const place = next[family] ?? 0
+  answered[family * answers + place] = startedAt
+  next[family] = (place + 1) % answers
+  longest[index] = Average.observePeak(longest[index] ?? Average.noPeak, now - startedAt, memoryMs, now)
 }
 
 /** Returns whether a target with so many requests in flight is silent and has as many as it may have. */
-export const isFull = (silence: Silence, index: number, pending: number): boolean => {
-  if (pending < noted) return false
+export const isFull = (silence: Silence, index: number, pending: number, now: number): boolean => {
+  if (pending < few) return false
   if (silence.silent[index] === 1) return true
-  if (silence.count[index] !== noted || !isOvertaken(silence, index)) return false
+  if (!isOvertaken(silence, index) && !isTooLong(silence, index, now)) return false
   silence.silent[index] = 1
   return true
 }
 
-const isOvertaken = ({ answered, begun, family }: Silence, index: number): boolean => {
-  const last = begun[index * noted + noted - 1] ?? 0
+const isOvertaken = ({ answered, family, fewAt, unanswered }: Silence, index: number): boolean => {
+  if ((unanswered[index] ?? 0) < few) return false
+  const begun = fewAt[index] ?? 0
   const first = (family[index] ?? 0) * answers
-  for (let place = first; place < first + answers; place++) if ((answered[place] ?? 0) <= last) return false
+  for (let place = first; place < first + answers; place++) if ((answered[place] ?? 0) <= begun) return false
   return true
+}
+
+// Of a target that has never answered nobody knows how long it takes.
+const isTooLong = ({ dozenAt, longest, unanswered }: Silence, index: number, now: number): boolean => {
+  const { millis } = longest[index] ?? Average.noPeak
+  return (unanswered[index] ?? 0) === dozen && millis > 0 &&
+    now - (dozenAt[index] ?? 0) >= Math.max(leastMs, millis)
 }

@@ -281,9 +281,9 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
       ),
     // Nothing is cooling most of the time, and then nobody needs to know what time it is.
     latest: (groups) =>
-      Step.make((fiber) => {
+      Step.make((moment) => {
         if (entries.size === 0) return none
-        const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+        const now = Step.millis(moment)
         return Exit.succeed(
           groups.length > few ? latestOfMany(groups, now) : groups.map((keys) => latestOf(keys, now))
         )

@@ -635,8 +635,10 @@ const makeDesk = (
   let wakesAt = 0
   let handingOut = false
 
-  const tick = (): void =>
-    Engine.at(engine, Number(clock.monotonicTimeNanosUnsafe()) / 1e6, clock.currentTimeMillisUnsafe())
+  const tick = (moment?: Step.Moment): void =>
+    moment?.clock === clock
+      ? Engine.at(engine, Step.elapsed(moment), Step.millis(moment))
+      : Engine.at(engine, Number(clock.monotonicTimeNanosUnsafe()) / 1e6, clock.currentTimeMillisUnsafe())
 
   // Fibers that go on may end requests and so let others go on: those are told by the loop and not from within.
   const handOut = (): void => {
@@ -694,32 +696,32 @@ const makeDesk = (
       return result
     })
 
-  const settle = (grant: Engine.Grant, usage: Usage): void => {
+  const settle = (grant: Engine.Grant, usage: Usage, moment: Step.Moment): void => {
     if (typeof usage === "object") {
       amount("usage.input", usage.input)
       amount("usage.output", usage.output)
       amount("usage.cachedInput", usage.cachedInput)
     }
-    tick()
+    tick(moment)
     Engine.settle(engine, grant, usage)
   }
 
   const reservationOf = (grant: Engine.Grant): Reservation => ({
     settle: (usage) =>
-      Step.sync(() => {
+      Step.sync((moment) => {
         if (grant.settled) return
-        settle(grant, usage)
+        settle(grant, usage, moment)
         finish()
       }),
     end: (usage) =>
-      Step.sync(() => {
+      Step.sync((moment) => {
         if (grant.settled && grant.released) return
-        settle(grant, usage)
+        settle(grant, usage, moment)
         Engine.release(engine, grant)
         finish()
       }),
-    cancel: Step.sync(() => {
-      tick()
+    cancel: Step.sync((moment) => {
+      tick(moment)
       giveBack(grant)
       finish()
     }),
@@ -765,8 +767,8 @@ const makeDesk = (
   }
 
   const take = (request: Request): Effect.Effect<Reservation, RateLimitError> =>
-    Step.make(() => {
-      tick()
+    Step.make((moment) => {
+      tick(moment)
       const outcome = Engine.reserve(engine, askOf(request, 0))
       if (engine.done.length > 0 || engine.waiting > 0) finish()
       switch (outcome._tag) {
@@ -819,8 +821,8 @@ const makeDesk = (
       take,
       waitFor: (request) => step(() => forecastOf(Engine.foresee(engine, askOf(request, 0)))),
       headrooms: (sets) =>
-        Step.sync(() => {
-          tick()
+        Step.sync((moment) => {
+          tick(moment)
           return sets.map((scopes) => Engine.headroom(engine, scopes))
         }),
       observe: (key, observation) =>

@@ -13,6 +13,7 @@ import * as Selection from "../../Selection.ts"
 import * as Targets from "../../Target.ts"
 import * as Timeouts from "../../Timeouts.ts"
 import { plan } from "../limiter/limits.ts"
+import { about } from "./about.ts"
 import * as Boards from "./board.ts"
 import type { Engine, LimitScope, Member } from "./call.ts"
 
@@ -45,6 +46,7 @@ export const make = (
 ): Engine => {
   const candidates = options.targets.map((target, index): Member => ({
     target,
+    about: about(target),
     adapter: adapterOf(target, index),
     scopeKeys: Targets.scopeKeys(target),
     limits: limitScopes(target, options.limits ?? {}, options.name),
@@ -109,9 +111,10 @@ export const check = (options: Options): Checked => {
     affinity: options.affinity ?? "request",
     streamPolicy: options.streamPolicy ?? "fail",
     tenants: new Map(
-      Object.entries(options.limits?.tenants ?? {}).map((
-        [tenant, limits]
-      ) => [tenant, { key: named(`tenant:${tenant}`, options.name), limits }])
+      Object.entries(options.limits?.tenants ?? {}).map(([tenant, limits]) => [
+        tenant,
+        { scope: { key: named(`tenant:${tenant}`, options.name), limits }, scopes: new Map() }
+      ])
     )
   }
 }

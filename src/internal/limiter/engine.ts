@@ -66,8 +66,9 @@ export interface Ask {
 export interface Grant {
   readonly accounts: ReadonlyArray<Account.Account>
   readonly wanted: Account.Amounts
-  readonly meters: Array<Meter.Meter>
-  readonly stamps: Array<Meter.Stamp>
+  readonly meters: ReadonlyArray<Meter.Meter>
+  /** Where meters were charged, by their place; nothing for those that do not remember it. */
+  readonly stamps: ReadonlyArray<Meter.Stamp>
   readonly at: number
   readonly waitedMs: number
   readonly binding: Dimension | undefined
@@ -113,12 +114,14 @@ export interface Engine {
   readonly expiries: Heap.Heap<Queue.Waiter>
   readonly ages: ReadonlyArray<{ oldest: Queue.Waiter | undefined; youngest: Queue.Waiter | undefined }>
   readonly plans: WeakMap<Limits.Limits, Limits.Plan>
+  /** Counts what makes footings out of date: accounts that come or go, meters that change. */
+  version: number
   /** Those whose waiting has ended, for the caller to collect. */
   done: Array<readonly [Queue.Waiter, Done]>
   now: { mono: number; wall: number }
   seq: number
   waiting: number
-  hand: Iterator<[string, Account.Account]> | undefined
+  hand: Iterator<Account.Account> | undefined
   /** What `probe` found. */
   readonly found: {
     waitMs: number
@@ -149,6 +152,7 @@ export const make = (options: Options): Engine => ({
   ),
   ages: Array.from({ length: options.levels }, () => ({ oldest: undefined, youngest: undefined })),
   plans: new WeakMap(),
+  version: 0,
   done: [],
   now: { mono: Number.NEGATIVE_INFINITY, wall: Number.NEGATIVE_INFINITY },
   seq: 0,
@@ -173,17 +177,16 @@ export const at = (engine: Engine, mono: number, wall: number): void => {
 
 /** @internal */
 export const reserve = (engine: Engine, ask: Ask): Outcome => {
-  const accounts = resolve(engine, ask.scopes)
+  const { accounts, meters } = resolve(engine, ask.scopes)
   const wanted = Account.amounts(1, ask.input, ask.output, ask.slots)
   const oversize = findOversize(accounts, wanted)
   if (oversize !== undefined) return refuse(engine, accounts, oversize)
   sweep(engine)
 
-  const contended = accounts.some((account) => account.parked.items.length > 0 || account.holders.length > 0)
-  const lane = contended ? engine.lanes.get(laneKey(accounts)) : undefined
+  const lane = accounts.some(isContended) ? engine.lanes.get(laneKey(accounts)) : undefined
   const mayPass = lane?.head === undefined || ask.level < lane.head.level
   if (mayPass && !isBlocked(engine, accounts, wanted, ask.level, ask.tenant, undefined)) {
-    return { _tag: "Granted", grant: grant(engine, accounts, wanted, ask.level, ask.tenant, 0, undefined) }
+    return { _tag: "Granted", grant: grant(engine, accounts, meters, wanted, ask.level, ask.tenant, 0, undefined) }
   }
   project(engine, accounts, wanted, ask.level, lane)
   const refusal = foundRefusal(engine, accounts, wanted)
@@ -228,7 +231,7 @@ const isTooLong = (
  * @internal
  */
 export const foresee = (engine: Engine, ask: Ask): Refusal => {
-  const accounts = resolve(engine, ask.scopes)
+  const { accounts } = resolve(engine, ask.scopes)
   const wanted = Account.amounts(1, ask.input, ask.output, ask.slots)
   const oversize = findOversize(accounts, wanted)
   if (oversize !== undefined) return oversize
@@ -272,7 +275,28 @@ const foundRefusal = (
   }
 }
 
-const resolve = (engine: Engine, scopes: Ask["scopes"]): ReadonlyArray<Account.Account> => {
+/** Finds what scopes stand on; the first account remembers it for the next request with the same scopes. */
+const resolve = (engine: Engine, scopes: Ask["scopes"]): Account.Footing => {
+  const [first] = scopes
+  const known = first === undefined ? undefined : engine.accounts.get(first.key)?.footing
+  if (known !== undefined && known.scopes === scopes && known.version === engine.version) {
+    for (const account of known.accounts) account.touchedAt = engine.now.mono
+    return known
+  }
+  const accounts = accountsOf(engine, scopes)
+  const footing: Account.Footing = { scopes, accounts, meters: metersOf(accounts), version: engine.version }
+  const [home] = accounts
+  if (home !== undefined) home.footing = footing
+  return footing
+}
+
+const metersOf = (accounts: ReadonlyArray<Account.Account>): ReadonlyArray<Meter.Meter> => {
+  const meters: Array<Meter.Meter> = []
+  for (const account of accounts) for (const meter of account.meters) meters.push(meter)
+  return meters
+}
+
+const accountsOf = (engine: Engine, scopes: Ask["scopes"]): ReadonlyArray<Account.Account> => {
   const accounts: Array<Account.Account> = []
   for (let index = 0; index < scopes.length; index++) {
     const scope = scopes[index]
@@ -336,11 +360,13 @@ const open = (
   }, engine.now)
   account.limits = limits
   engine.accounts.set(key, account)
+  engine.version++
   return account
 }
 
 const configure = (engine: Engine, account: Account.Account, plan: Limits.Plan): void => {
   Account.configure(account, plan, engine.options, engine.now)
+  engine.version++
   dropOversize(engine, account)
   pump(engine, account)
 }
@@ -354,7 +380,7 @@ const findOversize = (
       return oversized(account, "concurrency", `${account.plan.concurrency} at the same time`, wanted)
     }
     for (const meter of account.meters) {
-      if (wanted[meter.dimension] > meter.most) {
+      if (Account.amountIn(wanted, meter.dimension) > meter.most) {
         return oversized(account, meter.dimension, `${meter.most} at once, ${meter.rule?.label ?? ""}`, wanted)
       }
     }
@@ -406,6 +432,7 @@ const isBehind = (
   tenant: string,
   waiter: Queue.Waiter | undefined
 ): boolean => {
+  if (!isContended(account)) return false
   // The first level passes everybody but those of its own who wait for room here.
   const next = account.parked.items[0]
   const candidate = { level, seq: waiter?.seq ?? Number.POSITIVE_INFINITY }
@@ -416,6 +443,9 @@ const isBehind = (
   }
   return isHeld(account, candidate, holds, waiter?.lane)
 }
+
+/** Whether anybody waits at an account, or holds it while waiting elsewhere. */
+const isContended = ({ holders, parked }: Account.Account): boolean => parked.items.length > 0 || holders.length > 0
 
 const isHeld = (
   account: Account.Account,
@@ -438,7 +468,7 @@ const lookAt = (engine: Engine, account: Account.Account, wanted: Account.Amount
   let lacking = false
   for (const meter of account.meters) {
     const kept = share === 0 ? 0 : share * Meter.capacity(meter)
-    const wait = Meter.waitFor(meter, wanted[meter.dimension], 0, kept, now)
+    const wait = Meter.waitFor(meter, Account.amountIn(wanted, meter.dimension), 0, kept, now)
     if (wait > 0) {
       lacking = true
       note(found, wait, account, meter)
@@ -507,6 +537,7 @@ const project = (
 const grant = (
   engine: Engine,
   accounts: ReadonlyArray<Account.Account>,
+  meters: ReadonlyArray<Meter.Meter>,
   wanted: Account.Amounts,
   level: number,
   tenant: string,
@@ -514,14 +545,15 @@ const grant = (
   binding: Dimension | undefined
 ): Grant => {
   const { now, options } = engine
-  const meters: Array<Meter.Meter> = []
   const stamps: Array<Meter.Stamp> = []
+  for (let index = 0; index < meters.length; index++) {
+    const meter = meters[index]
+    if (meter === undefined) continue
+    const stamp = Meter.charge(meter, Account.amountIn(wanted, meter.dimension), now)
+    if (stamp !== undefined) stamps[index] = stamp
+  }
   let inFlight = 0
   for (const account of accounts) {
-    for (const meter of account.meters) {
-      meters.push(meter)
-      stamps.push(Meter.charge(meter, wanted[meter.dimension], now))
-    }
     account.inFlight += wanted.concurrency
     if (account.inFlight > inFlight) inFlight = account.inFlight
     if (account.waitingCount > 0) {
@@ -659,6 +691,7 @@ const serve = (engine: Engine, lane: Queue.Lane, waiter: Queue.Waiter): void => 
   const given = grant(
     engine,
     lane.accounts,
+    metersOf(lane.accounts),
     waiter.wanted,
     waiter.level,
     waiter.tenant,
@@ -859,7 +892,7 @@ export const settle = (engine: Engine, given: Grant, usage: Usage | "nothing-sen
     Meter.correct(
       meter,
       given.stamps[index],
-      actual[meter.dimension] - given.wanted[meter.dimension],
+      Account.amountIn(actual, meter.dimension) - Account.amountIn(given.wanted, meter.dimension),
       options.maxDebt,
       now
     )
@@ -976,6 +1009,7 @@ const guess = (engine: Engine, account: Account.Account, said: Observation): Met
     label: `learned`
   }, engine.now)
   account.meters = [...account.meters, meter]
+  engine.version++
   return meter
 }
 
@@ -1012,7 +1046,8 @@ export const throttled = (engine: Engine, key: string, options: {
         const { overloaded, random, retryAfterMs, sentAt, tokens } = options
         const _tag = overloaded ? "Overloaded" : "Throttled"
         const cost = blamed.dimension === "requests" ? 1 : tokens
-        Meter.learn(blamed, blamed.learner, { _tag, sentAt, cost, retryAfterMs, random }, now)
+        const atEdge = Meter.available(blamed, now) < cost
+        Meter.learn(blamed, blamed.learner, { _tag, sentAt, cost, retryAfterMs, random, atEdge }, now)
       }
     }
   }
@@ -1073,13 +1108,13 @@ const learnSlots = (
  */
 export const sweep = (engine: Engine): void => {
   for (let looked = 0; looked < 2; looked++) {
-    engine.hand ??= engine.accounts.entries()
+    engine.hand ??= engine.accounts.values()
     const next = engine.hand.next()
     if (next.done === true) {
       engine.hand = undefined
       return
     }
-    forgetIdle(engine, next.value[1])
+    forgetIdle(engine, next.value)
   }
 }
 
@@ -1091,6 +1126,7 @@ export const sweepAll = (engine: Engine): void => {
 const forgetIdle = (engine: Engine, account: Account.Account): void => {
   if (engine.now.mono - account.touchedAt >= engine.options.idleMs && Account.isIdle(account, engine.now)) {
     engine.accounts.delete(account.key)
+    engine.version++
   }
 }
 
@@ -1112,6 +1148,7 @@ export const reset = (engine: Engine, key: string): boolean => {
     lagMs: engine.options.lagMs,
     parked: account.parked
   }, engine.now).meters
+  engine.version++
   pump(engine, account)
   settleWakes(engine)
   return true

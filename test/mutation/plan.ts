@@ -1,12 +1,14 @@
 /**
  * Which tests run for which mutant, and in which order.
  */
+import { dirname } from "node:path"
+import type { Mutant } from "./mutate.ts"
 import type { Surveyed } from "./worker.ts"
 
 /** Longer tests are left out, or those mutants that nobody notices would take minutes each. */
 const longestMs = 400
 
-/** Of those that cover a mutant the quickest ones run, for so long altogether without it. */
+/** For each mutant tests run that take so long altogether without it: those near to it, then the quickest ones. */
 const mostMs = 2000
 
 /** How many of the tests that killed last are tried first. */
@@ -27,31 +29,37 @@ export interface Plan {
   readonly killed: (file: string, test: number) => void
 }
 
-export const make = (tests: ReadonlyArray<Surveyed>): Plan => {
+/** Whether a test file is that of a source file, or of its neighbours. */
+const isNear = (test: string, source: string): boolean => {
+  const place = source.replace(/^src\//, "test/").replace(/\.ts$/, "")
+  return test === `${place}.test.ts` || test.startsWith(`${dirname(place)}/`)
+}
+
+export const make = (mutants: ReadonlyArray<Mutant>, tests: ReadonlyArray<Surveyed>): Plan => {
   const isLong = ({ millis }: Surveyed): boolean => millis > longestMs
-  const quickestFirst = Array.from(tests.keys())
-    .flatMap((number) => {
-      const test = tests[number]
-      return test === undefined || isLong(test) ? [] : [{ number, test }]
+  const quickestFirst = Array.from(tests.entries())
+    .filter(([, test]) => !isLong(test))
+    .sort(([, a], [, b]) => a.millis - b.millis)
+  const byMutant = new Map(mutants.map(({ id }) => [id, Array<number>()]))
+  for (const [number, { covers }] of quickestFirst) for (const id of covers) byMutant.get(id)?.push(number)
+  for (const { file, id } of mutants) {
+    // What is written for a module says more about it than what happens to use it.
+    const all = Map.groupBy(byMutant.get(id) ?? [], (number) => isNear(tests[number]?.file ?? "", file))
+    let left = mostMs
+    const some = [...all.get(true) ?? [], ...all.get(false) ?? []].filter((number) => {
+      left -= tests[number]?.millis ?? 0
+      return left > 0
     })
-    .sort((a, b) => a.test.millis - b.test.millis)
-  const byMutant = new Map<number, { readonly tests: Array<number>; millis: number }>()
-  for (const { number, test } of quickestFirst) {
-    for (const mutant of test.covers) {
-      const entry = byMutant.get(mutant) ?? { tests: [], millis: 0 }
-      byMutant.set(mutant, entry)
-      entry.millis += test.millis
-      if (entry.millis <= mostMs) entry.tests.push(number)
-    }
+    byMutant.set(id, some)
   }
   const killers = new Map<string, ReadonlyArray<number>>()
-  const of = (mutant: number): ReadonlyArray<number> => byMutant.get(mutant)?.tests ?? []
+  const of = (mutant: number): ReadonlyArray<number> => byMutant.get(mutant) ?? []
   return {
     leftOut: tests.filter(isLong),
     of,
-    around: (mutants) => {
-      const files = new Set(mutants.flatMap((mutant) => of(mutant).map((number) => tests[number]?.file)))
-      return quickestFirst.flatMap(({ number, test }) => files.has(test.file) ? [number] : [])
+    around: (ids) => {
+      const files = new Set(ids.flatMap((id) => of(id).map((number) => tests[number]?.file)))
+      return quickestFirst.flatMap(([number, { file }]) => files.has(file) ? [number] : [])
     },
     sorted: (file, numbers) => {
       const among = new Set(numbers)

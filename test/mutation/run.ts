@@ -115,7 +115,7 @@ const main = async (): Promise<number> => {
     throw new Error(`fails without a mutant, or when it is repeated:\n${failing.map(titleOf).join("\n")}`)
   }
   const onLoad = new Set(survey.onLoad)
-  const plan = Plan.make(survey.tests)
+  const plan = Plan.make(mutants, survey.tests)
 
   const restart = async (): Promise<void> => {
     await thread.end()

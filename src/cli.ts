@@ -20,10 +20,11 @@ import * as CheckConfig from "./internal/cli/checkConfig.ts"
 import * as Classify from "./internal/cli/classify.ts"
 import * as Demo from "./internal/cli/demo.ts"
 import * as Gateway from "./internal/cli/gateway.ts"
+import * as Simulate from "./internal/cli/simulate.ts"
 
 const breakwater = Command.make("breakwater").pipe(
   Command.withDescription("Resilience for calls to language models"),
-  Command.withSubcommands([Demo.command, Gateway.command, CheckConfig.command, Classify.command])
+  Command.withSubcommands([Demo.command, Gateway.command, CheckConfig.command, Classify.command, Simulate.command])
 )
 
 // Wrong arguments are wrong input: 2, like a wrong line.

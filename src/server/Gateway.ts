@@ -79,6 +79,7 @@ import * as OpenAi from "../internal/gateway/openai.ts"
 import { File } from "../internal/gateway/schema.ts"
 import * as Serving from "../internal/gateway/serve.ts"
 import * as Statuses from "../internal/gateway/status.ts"
+import * as Usage from "../Usage.ts"
 
 /**
  * Service that holds the virtual models and handles the calls of clients.
@@ -220,7 +221,7 @@ export const make: (
 ) => Effect.Effect<Gateway["Service"], never, HttpClient.HttpClient | Scope.Scope> = Effect.fnUntraced(
   function*({ plan }: Config) {
     const startedAt = yield* Clock.currentTimeMillis
-    const state = yield* Models.makeState
+    const state = yield* Models.makeState(Usage.layer())
     const desk = Serving.makeDesk(state, { plan, models: yield* Models.build(state, plan) })
     const status = Statuses.status(desk, startedAt)
 

@@ -52,29 +52,22 @@
  */
 import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
-import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as FiberSet from "effect/FiberSet"
 import { ServeError } from "effect/http/HttpServerError"
 import * as Layer from "effect/Layer"
 import * as Random from "effect/Random"
-import * as Redacted from "effect/Redacted"
 import type * as Scope from "effect/Scope"
 import * as Http from "node:http"
 import type { Socket } from "node:net"
 import type { Book, Exchange, Stats } from "../internal/providerServer/book.ts"
 import { makeBook } from "../internal/providerServer/book.ts"
-import type { Decision, Desk, Matching, Range, Settings } from "../internal/providerServer/desk.ts"
+import type { Decision, Desk, Matching } from "../internal/providerServer/desk.ts"
 import { makeDesk } from "../internal/providerServer/desk.ts"
-import { check, Fault } from "../internal/providerServer/plan.ts"
-import type { Limits } from "../internal/providerServer/quota.ts"
-import { decode, wrong } from "../internal/providerServer/quota.ts"
-import type { Reply } from "../internal/providerServer/reply.ts"
-import { standard } from "../internal/providerServer/reply.ts"
-import type { ChatRequest } from "../internal/providerServer/request.ts"
-import type { Flavour, Format } from "../internal/providerServer/vendor.ts"
-import type { Key } from "../Target.ts"
+import { Fault } from "../internal/providerServer/plan.ts"
+import type { Behaviour } from "../internal/providerServer/settings.ts"
+import { settingsOf } from "../internal/providerServer/settings.ts"
 
 export {
   /**
@@ -88,9 +81,11 @@ export {
 
 export type { Exchange, Stats } from "../internal/providerServer/book.ts"
 export type { Matching } from "../internal/providerServer/desk.ts"
+export type { Delay, During, Latencies } from "../internal/providerServer/latency.ts"
 export type { Limits, Quota } from "../internal/providerServer/quota.ts"
 export type { FinishReason, Reply } from "../internal/providerServer/reply.ts"
 export type { ChatRequest } from "../internal/providerServer/request.ts"
+export type { Behaviour } from "../internal/providerServer/settings.ts"
 export type { Flavour, Format } from "../internal/providerServer/vendor.ts"
 
 /**
@@ -123,92 +118,18 @@ export class ProviderServer extends Context.Service<ProviderServer, {
 }>()("breakwater/testing/ProviderServer") {}
 
 /**
- * A time, or a range in which each one is drawn evenly.
- *
- * @category models
- * @since 0.1.0
- */
-export type Delay = Duration.Input | { readonly min: Duration.Input; readonly max: Duration.Input }
-
-/**
- * Options of `make`.
+ * Options of `make`: how the provider behaves, and where it listens.
  *
  * @category options
  * @since 0.1.0
  */
-export interface Options {
-  readonly format: Format
+export interface Options extends Behaviour {
   /**
-   * Vendor of the OpenAI format whose envelopes and headers are sent.
-   *
-   * @default "openai"
-   */
-  readonly flavour?: Flavour | undefined
-  /**
-   * Known models (Azure: deployments); others get the vendor's answer to an unknown model.
-   *
-   * @default every model is known
-   */
-  readonly models?: ReadonlyArray<string> | undefined
-  /**
-   * Accepted keys; others get the vendor's answer to a wrong key.
-   *
-   * @default every key is accepted, named `key-1`, `key-2`, … in order of appearance
-   */
-  readonly keys?: ReadonlyArray<Key> | undefined
-  /**
-   * Quotas.
-   *
-   * @default none
-   */
-  readonly limits?: Limits | undefined
-  /** Quotas of some models or keys instead of `limits`; the first match counts. */
-  readonly overrides?: ReadonlyArray<Matching & { readonly limits: Limits }> | undefined
-  /**
-   * Who shares one quota: the requests of a model with one key, of a model with any key (keys of one organisation),
-   * of a key with any model, or all.
-   *
-   * @default "target"
-   */
-  readonly limitScope?: "target" | "model" | "key" | "server" | undefined
-  /**
-   * Whether a refused request takes one request from the quota, as it does at OpenAI.
-   *
-   * @default false
-   */
-  readonly countRejected?: boolean | undefined
-  /**
-   * Time to the first token and between two content chunks; a whole answer takes the sum.
-   *
-   * @default no latency
-   */
-  readonly latency?: { readonly firstToken?: Delay | undefined; readonly perChunk?: Delay | undefined } | undefined
-  /**
-   * What is answered, as text or in parts. A function that throws makes a 500 that says so.
-   *
-   * @default the tool demanded, JSON that follows the schema demanded, or `You said: ` and the last message
-   */
-  readonly reply?: string | Reply | ((request: ChatRequest) => string | Reply) | undefined
-  /**
-   * Characters of one content chunk.
-   *
-   * @default 16
-   */
-  readonly chunkSize?: number | undefined
-  /** Faults that requests meet by chance. */
-  readonly faultRates?: ReadonlyArray<Matching & { readonly rate: number; readonly fault: Fault }> | undefined
-  /**
-   * Seed of fault rates and latency ranges.
+   * Seed of fault rates and latencies.
    *
    * @default the `Random` service of the caller
    */
   readonly seed?: string | number | undefined
-  /**
-   * Requests kept in `Stats.log`.
-   *
-   * @default 100
-   */
-  readonly logSize?: number | undefined
   /**
    * Port to listen on.
    *
@@ -308,57 +229,6 @@ const listen = (server: Http.Server, host: string, port: number): Effect.Effect<
   })
 
 // ---------------------------------------------------------------------------
-// settings
-// ---------------------------------------------------------------------------
-
-const rangeOf = (field: string, delay: Delay | undefined): Range => {
-  if (delay === undefined) return { min: 0, max: 0 }
-  const [min, max] = typeof delay === "object" && "min" in delay ? [delay.min, delay.max] : [delay, delay]
-  const range = {
-    min: Duration.toMillis(Duration.fromInputUnsafe(min)),
-    max: Duration.toMillis(Duration.fromInputUnsafe(max))
-  }
-  if (!(range.min >= 0 && range.max >= range.min && Number.isFinite(range.max))) {
-    wrong(field, "finite with 0 <= min <= max", `${range.min} .. ${range.max}`)
-  }
-  return range
-}
-
-const settingsOf = (options: Options): Settings => {
-  const { chunkSize = 16, faultRates = [], format, logSize = 100, overrides = [], reply } = options
-  if (options.flavour !== undefined && format !== "openai") {
-    wrong("flavour", "absent unless the format is openai", options.flavour)
-  }
-  if (!(Number.isSafeInteger(chunkSize) && chunkSize > 0)) wrong("chunkSize", "a whole number > 0", chunkSize)
-  if (!(Number.isSafeInteger(logSize) && logSize >= 0)) wrong("logSize", "a whole number >= 0", logSize)
-  for (const { fault, rate } of faultRates) {
-    if (!(rate >= 0 && rate <= 1)) wrong("faultRates.rate", "from 0 to 1", rate)
-    check(fault)
-  }
-  return {
-    format,
-    vendor: format === "openai" ? options.flavour ?? "openai" : format,
-    models: options.models === undefined ? undefined : new Set(options.models),
-    modelNames: options.models ?? [],
-    keys: options.keys === undefined
-      ? undefined
-      : new Map(options.keys.map((key) => [Redacted.value(key.value), key.id])),
-    rules: [
-      ...overrides.map((override) => ({ matching: override, rules: decode(override.limits) })),
-      { matching: {}, rules: decode(options.limits ?? {}) }
-    ],
-    limitScope: options.limitScope ?? "target",
-    countRejected: options.countRejected ?? false,
-    firstToken: rangeOf("latency.firstToken", options.latency?.firstToken),
-    perChunk: rangeOf("latency.perChunk", options.latency?.perChunk),
-    reply: typeof reply === "function" ? reply : reply === undefined ? standard : () => reply,
-    chunkSize,
-    faultRates,
-    logSize
-  }
-}
-
-// ---------------------------------------------------------------------------
 // the wire
 // ---------------------------------------------------------------------------
 
@@ -379,6 +249,8 @@ const serve = Effect.fnUntraced(
     }
     const play = Effect.gen(function*() {
       const text = yield* readText(request)
+      const onTheWay = desk.network()
+      if (onTheWay > 0) yield* Effect.sleep(onTheWay)
       const { admitted, entry, outcome, steps } = decision = desk.decide({
         method: request.method ?? "GET",
         path: request.url ?? "/",

@@ -25,12 +25,16 @@ export const scopesOf = (call: Call, member: Member): ReadonlyArray<LimitScope> 
   return own === undefined ? member.limits : [...member.limits, own]
 }
 
-/** What an attempt asks the limiter for: room at once, or a place in the queue when every target lacks room. */
+/**
+ * What an attempt asks the limiter for: room at once, or a place in the queue when every target lacks room. It does not
+ * wait for so long that an answer, which takes `answerMs`, would come too late: that would only cost others their quota.
+ */
 export const requestOf = (
   call: Call,
   member: Member,
   scopes: ReadonlyArray<LimitScope>,
-  estimate: Estimate
+  estimate: Estimate,
+  answerMs = 0
 ): RateLimiter.Request => {
   const left = call.setup.deadlineAt - call.clock.currentTimeMillisUnsafe()
   return {
@@ -38,7 +42,7 @@ export const requestOf = (
     tokens: estimate,
     priority: call.need.priority,
     tenant: call.need.tenant,
-    maxWait: Math.max(0, Math.min(call.engine.queueWaitMs, left)),
+    maxWait: Math.max(0, Math.min(call.engine.queueWaitMs, left - answerMs)),
     context: about(member.target)
   }
 }

@@ -8,6 +8,7 @@
  * @internal
  */
 import * as Duration from "effect/Duration"
+import type { Status } from "../../CircuitBreaker.ts"
 import type { Entry } from "../../Cooldown.ts"
 import * as Errors from "../../LLMError.ts"
 import type * as Recovery from "../../Recovery.ts"
@@ -42,7 +43,13 @@ export interface Setup {
 }
 
 /** Cooldowns by candidate index; what is absent is free. */
-export type Cooling = ReadonlyArray<Entry | undefined>
+export type Cooling = ReadonlyArray<Blocked | undefined>
+
+/** What blocks a target, and for how long. */
+export interface Blocked extends Entry {
+  /** Whether that is the longest it can take: a circuit that is probing closes as soon as its probes have answered. */
+  readonly atMost?: boolean | undefined
+}
 
 type Why = Errors.Skipped["why"]
 
@@ -156,7 +163,9 @@ const refused = (before: State, event: Extract<Event, { readonly _tag: "Refused"
   if (event.error.reason === "request_exceeds_limit") return giveUp({ ...before, errors }, event.index, "limit")
   const wait = event.error.retryAfter
   // Nobody knows when a slot comes back that others hold.
-  const until = wait === undefined ? Number.POSITIVE_INFINITY : now + Math.max(1, Duration.toMillis(wait))
+  const waitMs = wait === undefined ? Number.POSITIVE_INFINITY : Math.max(1, Duration.toMillis(wait))
+  // How a circuit is now, it is asked each time; only who comes straight back is kept from it.
+  const until = now + (event.by === "circuit" ? Math.min(waitMs, lookMs) : waitMs)
   return { ...before, errors, busy: new Map(before.busy).set(event.index, { until, by: event.by }) }
 }
 
@@ -169,6 +178,12 @@ const withBusy = (setup: Setup, state: State, cooling: Cooling, now: number): Co
       : { scopeKey: busy.by, reason: reasonOf[busy.by], until: busy.until, remainingMs: busy.until - now })
   })
 
+/** How soon a call looks again at what may be over at any time. */
+const lookMs = 1000
+
+const delayOf = ({ atMost, remainingMs }: Blocked): number =>
+  atMost === true ? Math.min(remainingMs, lookMs) : remainingMs
+
 // In the place of a scope key, these say which policy of ours there is to wait for.
 const limitKey = "limit"
 const circuitKey = "circuit"
@@ -178,14 +193,20 @@ const reasonOf = { limit: "rate_limit", circuit: "circuit_open", throttle: "over
 /** Puts circuits that refuse into what is cooling: a router waits for both in the same way. */
 export const withCircuits = (
   cooling: Cooling,
-  circuits: ReadonlyArray<{ readonly admits: boolean; readonly retryAfterMs: number }>,
+  circuits: ReadonlyArray<{ readonly admits: boolean; readonly status: Status; readonly retryAfterMs: number }>,
   now: number
 ): Cooling =>
-  circuits.length === 0 ? cooling : circuits.map(({ admits, retryAfterMs }, index) => {
+  circuits.length === 0 ? cooling : circuits.map(({ admits, retryAfterMs, status }, index) => {
     const entry = cooling[index]
     return admits || (entry !== undefined && entry.remainingMs >= retryAfterMs)
       ? entry
-      : { scopeKey: circuitKey, reason: "circuit_open", until: now + retryAfterMs, remainingMs: retryAfterMs }
+      : {
+        scopeKey: circuitKey,
+        reason: "circuit_open",
+        until: now + retryAfterMs,
+        remainingMs: retryAfterMs,
+        atMost: status === "half-open" || status === "ramp"
+      }
   })
 
 const afterFailure = (
@@ -398,19 +419,20 @@ const walk = (
   const entry = earliest === undefined ? undefined : cooling[earliest]
   // Only the limiter can tell when it is the turn of somebody whose wait nobody knows.
   const unknown = entry?.remainingMs === Number.POSITIVE_INFINITY && entry.scopeKey === limitKey
-  if (earliest === undefined || entry === undefined || (!unknown && now + entry.remainingMs >= setup.deadlineAt)) {
+  if (earliest === undefined || entry === undefined || (!unknown && now + delayOf(entry) >= setup.deadlineAt)) {
     return exhausted(setup, state, cooling)
   }
   return entry.scopeKey === limitKey
     ? { ...attempt(setup, state, earliest, "earliest", cooling, now), queue: true }
-    : { _tag: "Wait", index: earliest, chosen: "earliest", delayMs: entry.remainingMs, stated: true }
+    : { _tag: "Wait", index: earliest, chosen: "earliest", delayMs: delayOf(entry), stated: true }
 }
 
 const findEarliest = (setup: Setup, state: State, cooling: Cooling): number | undefined => {
   let earliest: number | undefined
   let soonest = Number.POSITIVE_INFINITY
   for (let index = 0; index < setup.candidates.length; index++) {
-    const remaining = cooling[index]?.remainingMs ?? 0
+    const entry = cooling[index]
+    const remaining = entry === undefined ? 0 : delayOf(entry)
     if (setup.fit[index] === 1 && !state.givenUp.has(index) && (earliest === undefined || remaining < soonest)) {
       earliest = index
       soonest = remaining

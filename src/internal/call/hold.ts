@@ -105,18 +105,21 @@ const limited = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> =>
   if (scopes.length === 0) return admitted(entry)
   // The request was checked when the call began, so an estimate cannot fail.
   return Step.orDie(fiber, call.need.estimate(member.target), (estimate) => {
-    const request = Admissions.requestOf(call, member, scopes, estimate)
     const keep = (reservation: Reservation): void => {
       entry.grant = Admissions.grantOf(reservation, estimate)
     }
     const onFailure = (error: RateLimitError): Effect.Effect<Ended<A>, never, R> => refused(chosen, "limit", error)
     if (scope === undefined || !chosen.queue) {
+      const request = Admissions.requestOf(call, member, scopes, estimate)
       return Step.acquire(fiber, limiter.take(request), keep, { onSuccess: () => admitted(entry), onFailure })
     }
     // While it waits the scope holds its place; what it was granted is given back by us, who know what came of it.
-    const queued = Effect.flatMap(Scope.provide(limiter.reserve(request), scope), (reservation) => {
-      keep(reservation)
-      return Scope.addFinalizer(scope, letGo(entry))
+    const queued = Effect.flatMap(call.engine.health.figures(member.health[0] ?? ""), (figures) => {
+      const request = Admissions.requestOf(call, member, scopes, estimate, figures?.latencyP95Ms)
+      return Effect.flatMap(Scope.provide(limiter.reserve(request), scope), (reservation) => {
+        keep(reservation)
+        return Scope.addFinalizer(scope, letGo(entry))
+      })
     })
     return Effect.matchEffect(queued, { onSuccess: () => unlessCooled(entry), onFailure })
   })

@@ -27,6 +27,7 @@ import * as Resilience from "../../Resilience.ts"
 import * as Retry from "../../Retry.ts"
 import * as Target from "../../Target.ts"
 import * as ProviderServer from "../../testing/ProviderServer.ts"
+import { recordOf } from "../call/finish.ts"
 import * as Report from "./demoReport.ts"
 import { Failed } from "./failed.ts"
 
@@ -237,7 +238,7 @@ const ask = (prompt: string, streamed: boolean): Effect.Effect<Answer, LLMError,
     streamed
       ? Stream.runFold(llm.stream({ prompt, maxTokens: 64 }), () => noAnswer, (answer, part) => {
         if (part.type === "text-delta") return { ...answer, text: answer.text + part.delta }
-        return part.type === "finish" ? { ...answer, ...Report.recordOf(part.metadata["breakwater"]) } : answer
+        return part.type === "finish" ? { ...answer, ...recordOf(part) } : answer
       })
       : llm.complete({ prompt, maxTokens: 64 }))
 

@@ -3,8 +3,7 @@
  *
  * @internal
  */
-import * as Schema from "effect/Schema"
-import { Attempt, type ErrorClass } from "../../LLMError.ts"
+import type { Attempt, ErrorClass } from "../../LLMError.ts"
 
 export interface Call {
   readonly call: number
@@ -31,13 +30,6 @@ export interface Outcome {
 }
 
 export type Report = ReturnType<typeof make>
-
-const DecisionRecord = Schema.Struct({ target: Schema.String, attempts: Schema.Array(Attempt) })
-const isRecord = Schema.is(DecisionRecord)
-
-/** The decision record in the metadata of a finish part. */
-export const recordOf = (metadata: unknown): typeof DecisionRecord.Type =>
-  isRecord(metadata) ? metadata : { target: "", attempts: [] }
 
 const count = <A>(values: ReadonlyArray<A>, key: (value: A) => string | undefined): Record<string, number> => {
   const counts: Record<string, number> = {}

@@ -8,8 +8,6 @@ import * as Duration from "effect/Duration"
 import type * as Effect from "effect/Effect"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
-import * as Schema from "effect/Schema"
-import * as SchemaIssue from "effect/SchemaIssue"
 import * as CircuitBreaker from "../../CircuitBreaker.ts"
 import * as Hedging from "../../Hedging.ts"
 import * as Presets from "../../Presets.ts"
@@ -22,7 +20,7 @@ import * as Target from "../../Target.ts"
 import * as Engines from "../call/engine.ts"
 import * as Json from "../wire/json.ts"
 import { type Environment, substitute } from "./environment.ts"
-import { at, type Problem } from "./problem.ts"
+import { at, decoded, type Problem } from "./problem.ts"
 import * as File from "./schema.ts"
 
 /** A virtual model: what its router is made of. */
@@ -59,15 +57,19 @@ export interface Plan {
   readonly models: ReadonlyMap<string, Model>
 }
 
-/** Decodes and checks a configuration; a failure lists all that is wrong. */
+/**
+ * Decodes and checks a configuration; a failure lists all that is wrong. A provider that no model uses is wrong, too,
+ * unless `spareProviders` are welcome.
+ */
 export const decode = (
   json: unknown,
-  environment: Environment
+  environment: Environment,
+  options: { readonly spareProviders?: boolean } = {}
 ): Result.Result<Plan, Arr.NonEmptyReadonlyArray<Problem>> => {
   const problems: Array<Problem> = []
   const frame = decoded(File.Frame, substitute(json, environment, [], problems), [], problems)
   if (frame === undefined || problems.length > 0) return failed(problems)
-  const plan = planOf(frame, problems)
+  const plan = planOf(frame, problems, options.spareProviders ?? false)
   return problems.length > 0 ? failed(problems) : Result.succeed(plan)
 }
 
@@ -75,28 +77,6 @@ const failed = (problems: ReadonlyArray<Problem>): Result.Result<never, Arr.NonE
   const [first = { path: "", message: "not a configuration" }, ...rest] = problems
   return Result.fail([first, ...rest])
 }
-
-const format = SchemaIssue.makeFormatterStandardSchemaV1()
-
-const decoded = <S extends Schema.ConstraintDecoder<unknown>>(
-  schema: S,
-  value: unknown,
-  path: ReadonlyArray<PropertyKey>,
-  problems: Array<Problem>
-): S["Type"] | undefined => {
-  const result = Schema.decodeUnknownResult(schema)(value, { errors: "all", onExcessProperty: "error" })
-  if (Result.isSuccess(result)) return result.success
-  for (const issue of format(result.failure.issue).issues) {
-    const steps = (issue.path ?? []).map((step) => typeof step === "object" ? step.key : step)
-    problems.push({
-      path: at([...path, ...steps]),
-      message: issue.message === "Expected no excess property" ? "there is no such field" : lowerFirst(issue.message)
-    })
-  }
-  return undefined
-}
-
-const lowerFirst = (text: string): string => text.slice(0, 1).toLowerCase() + text.slice(1)
 
 const millis = (time: Duration.Duration | undefined, otherwise: number): number =>
   time === undefined ? otherwise : Duration.toMillis(time)
@@ -123,7 +103,7 @@ interface Made {
 type Path = ReadonlyArray<PropertyKey>
 
 /** Builds a plan; each problem is noted, and whatever it concerns is left out. */
-const planOf = (frame: File.Frame, problems: Array<Problem>): Plan => {
+const planOf = (frame: File.Frame, problems: Array<Problem>, spareProviders: boolean): Plan => {
   const used = new Set<string>()
   const formats = new Map<string, File.Format>()
   const read = new Map<string, Made>()
@@ -140,7 +120,7 @@ const planOf = (frame: File.Frame, problems: Array<Problem>): Plan => {
       if (model !== undefined) models.set(name, model)
     }
     // What only a wrong model would have used is not also unused.
-    if (problems.length === 0) {
+    if (problems.length === 0 && !spareProviders) {
       for (const name of Object.keys(frame.providers ?? {})) {
         if (!used.has(name)) wrong(["providers", name], "no model uses this provider")
       }

@@ -20,7 +20,7 @@ import * as OpenAiCompatible from "../../providers/OpenAiCompatible.ts"
 import * as RateLimiter from "../../RateLimiter.ts"
 import * as RetryBudget from "../../RetryBudget.ts"
 import * as Router from "../../Router.ts"
-import * as Usage from "../../Usage.ts"
+import type * as Usage from "../../Usage.ts"
 import * as Config from "./config.ts"
 import * as Extras from "./extras.ts"
 import type { Format } from "./schema.ts"
@@ -37,13 +37,15 @@ export interface State {
   readonly scope: Scope.Scope
 }
 
-export const makeState: Effect.Effect<State, never, HttpClient.HttpClient | Scope.Scope> = Effect.gen(function*() {
+export const makeState: (
+  usage: Layer.Layer<Usage.Usage>
+) => Effect.Effect<State, never, HttpClient.HttpClient | Scope.Scope> = Effect.fnUntraced(function*(usage) {
   const client = yield* HttpClient.HttpClient
   const scope = yield* Effect.scope
   const kept = yield* Layer.build(Layer.mergeAll(
     Cooldown.layerMemory,
-    RateLimiter.layerMemory(),
-    Usage.layer(),
+    RateLimiter.layerMemory({ transit: RateLimiter.defaultTransit }),
+    usage,
     Health.layerMemory(),
     RetryBudget.layerMemory()
   ))

@@ -5,7 +5,6 @@
  */
 import * as NodeHttpServer from "@effect/platform-node/NodeHttpServer"
 import * as Cause from "effect/Cause"
-import * as Data from "effect/Data"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Fiber from "effect/Fiber"
@@ -17,13 +16,12 @@ import * as Layer from "effect/Layer"
 import * as NetAddress from "effect/net/NetAddress"
 import * as Option from "effect/Option"
 import * as Queue from "effect/Queue"
-import * as Result from "effect/Result"
 import type * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Http from "node:http"
 import NodeProcess from "node:process"
 import * as Gateway from "../../server/Gateway.ts"
-import * as Json from "../wire/json.ts"
+import * as JsonFile from "../jsonFile.ts"
 
 export interface Options {
   readonly file: string
@@ -39,28 +37,11 @@ export interface Running {
   readonly port: number
 }
 
-/** Error for a file that cannot be read, or is not JSON. */
-export class FileError extends Data.TaggedError("FileError")<{ readonly message: string }> {}
-
 /** Reads and checks a configuration file. */
 export const load = (
   file: string
-): Effect.Effect<Gateway.Config, FileError | Gateway.ConfigError, FileSystem.FileSystem> =>
-  Effect.flatMap(FileSystem.FileSystem, (fs) =>
-    Effect.flatMap(
-      Effect.mapError(fs.readFileString(file), (error) =>
-        new FileError({ message: `cannot read ${file}: ${error.message}` })),
-      (text): Effect.Effect<Gateway.Config, FileError | Gateway.ConfigError> => {
-        const json = Result.try((): unknown =>
-          JSON.parse(text)
-        )
-        return Result.isFailure(json)
-          ? Effect.fail(
-            new FileError({ message: `${file} is not JSON: ${String(Json.field(json.failure, "message"))}` })
-          )
-          : Gateway.decode(json.success)
-      }
-    ))
+): Effect.Effect<Gateway.Config, JsonFile.FileError | Gateway.ConfigError, FileSystem.FileSystem> =>
+  Effect.flatMap(JsonFile.read(file), Gateway.decode)
 
 const loopback = /^(127\.|::1$|localhost$)/
 
@@ -69,7 +50,7 @@ export const start = Effect.fnUntraced(function*(
   options: Options
 ): Effect.fn.Return<
   Running,
-  FileError | Gateway.ConfigError | ServeError,
+  JsonFile.FileError | Gateway.ConfigError | ServeError,
   FileSystem.FileSystem | HttpClient.HttpClient | Scope.Scope
 > {
   const config = yield* load(options.file)

@@ -5,24 +5,19 @@
  */
 import * as Schema from "effect/Schema"
 import { ErrorClass, Reason, Scope } from "../../LLMError.ts"
+import {
+  Count,
+  Name,
+  NotNegative,
+  optional,
+  optionalTime,
+  Positive,
+  required,
+  requiredTime,
+  Share,
+  Time
+} from "../fields.ts"
 
-/** A field that may be left out. */
-const optional = <S extends Schema.Top>(schema: S, description: string) =>
-  Schema.optionalKey(schema).annotateKey({ description })
-
-const required = <S extends Schema.Top>(schema: S, description: string) => schema.annotateKey({ description })
-
-// What a transformation hides from the published schema stands on its encoded side.
-const requiredTime = (description: string) => Schema.DurationFromString.pipe(Schema.annotateEncoded({ description }))
-
-const optionalTime = (description: string) => Schema.optionalKey(requiredTime(description))
-
-const Name = Schema.NonEmptyString
-const Time = requiredTime("A time, such as `500 millis`, `30 seconds`, `5 minutes` or `Infinity`.")
-const Positive = Schema.Finite.check(Schema.isGreaterThan(0))
-const NotNegative = Schema.Finite.check(Schema.isGreaterThanOrEqualTo(0))
-const Count = Schema.Int.check(Schema.isGreaterThan(0))
-const Share = Schema.Finite.check(Schema.isBetween({ minimum: 0, maximum: 1 }))
 const Texts = Schema.Record(Schema.String, Schema.String)
 
 // ---------------------------------------------------------------------------------------------------------------------

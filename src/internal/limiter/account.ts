@@ -118,14 +118,14 @@ export interface Account {
 export const make = (
   key: string,
   plan: Plan,
-  options: { readonly levels: number; readonly adaptive: boolean; readonly parked: Heap.Heap<Lane> },
+  options: Meter.Manner & { readonly levels: number; readonly parked: Heap.Heap<Lane> },
   now: Meter.Now
 ): Account => ({
   key,
   limits: undefined,
   pinned: false,
   plan,
-  meters: metersOf(plan, [], options.adaptive, now),
+  meters: metersOf(plan, [], options, now),
   inFlight: 0,
   learnedSlots: undefined,
   parked: options.parked,
@@ -171,12 +171,12 @@ export const make = (
 const metersOf = (
   plan: Plan,
   meters: ReadonlyArray<Meter.Meter>,
-  adaptive: boolean,
+  manner: Meter.Manner,
   now: Meter.Now
 ): ReadonlyArray<Meter.Meter> => {
   const next = plan.rules.map((rule) => {
     const same = meters.find((meter) => meter.rule?.id === rule.id && meter.most !== Number.POSITIVE_INFINITY)
-    return same === undefined ? Meter.make(rule, adaptive, now) : Meter.configure(same, rule, now)
+    return same === undefined ? Meter.make(rule, manner, now) : Meter.configure(same, rule, manner, now)
   })
   if (plan.minIntervalMs > 0) next.push(Meter.interval(plan.minIntervalMs, now))
   return next
@@ -187,12 +187,12 @@ const metersOf = (
  *
  * @internal
  */
-export const configure = (account: Account, plan: Plan, adaptive: boolean, now: Meter.Now): void => {
+export const configure = (account: Account, plan: Plan, manner: Meter.Manner, now: Meter.Now): void => {
   const interval = account.plan.minIntervalMs === plan.minIntervalMs
     ? account.meters.find((meter) => meter.dimension === "interval")
     : undefined
   account.plan = plan
-  account.meters = metersOf(plan, account.meters, adaptive, now)
+  account.meters = metersOf(plan, account.meters, manner, now)
     .map((meter) => meter.dimension === "interval" ? interval ?? meter : meter)
   account.learnedSlots = undefined
 }

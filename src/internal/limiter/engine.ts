@@ -43,6 +43,8 @@ export interface Options {
   /** Milliseconds after which an account at rest is forgotten. */
   readonly idleMs: number
   readonly adaptive: boolean
+  /** Milliseconds by which one request may be longer on its way than another. */
+  readonly lagMs: number
   /** Number of processes that share all limits. */
   readonly processes: number
   readonly weight: (tenant: string) => number
@@ -327,6 +329,7 @@ const open = (
   const account = Account.make(key, plan, {
     levels: engine.options.levels,
     adaptive: engine.options.adaptive,
+    lagMs: engine.options.lagMs,
     parked: Heap.make<Queue.Lane>(Queue.laneBefore, (lane, index) => {
       lane.slot = index
     })
@@ -337,7 +340,7 @@ const open = (
 }
 
 const configure = (engine: Engine, account: Account.Account, plan: Limits.Plan): void => {
-  Account.configure(account, plan, engine.options.adaptive, engine.now)
+  Account.configure(account, plan, engine.options, engine.now)
   dropOversize(engine, account)
   pump(engine, account)
 }
@@ -483,7 +486,8 @@ const project = (
         if (lane !== undefined && lane.home !== account) ahead += lane.queued[other]?.[meter.dimension] ?? 0
       }
       const kept = share === 0 ? 0 : share * Meter.capacity(meter)
-      note(found, Meter.waitFor(meter, wanted[meter.dimension], ahead, kept, now), account, meter)
+      const wait = Meter.waitFor(meter, wanted[meter.dimension], ahead, kept, now)
+      note(found, wait * Meter.outlook(meter), account, meter)
     }
   }
   // When a slot comes back nobody knows: then the wait for the meters is the least there is to say.
@@ -1005,9 +1009,10 @@ export const throttled = (engine: Engine, key: string, options: {
         const until = Learning.resumeAt(now.mono, options.retryAfterMs ?? 0, options.random)
         blamed.blockedUntil = Math.max(blamed.blockedUntil, options.retryAfterMs === undefined ? 0 : until)
       } else {
-        const { random, retryAfterMs, sentAt, tokens } = options
+        const { overloaded, random, retryAfterMs, sentAt, tokens } = options
+        const _tag = overloaded ? "Overloaded" : "Throttled"
         const cost = blamed.dimension === "requests" ? 1 : tokens
-        Meter.learn(blamed, blamed.learner, { _tag: "Throttled", sentAt, cost, retryAfterMs, random }, now)
+        Meter.learn(blamed, blamed.learner, { _tag, sentAt, cost, retryAfterMs, random }, now)
       }
     }
   }
@@ -1104,6 +1109,7 @@ export const reset = (engine: Engine, key: string): boolean => {
   account.meters = Account.make(key, account.plan, {
     levels: 0,
     adaptive: engine.options.adaptive,
+    lagMs: engine.options.lagMs,
     parked: account.parked
   }, engine.now).meters
   pump(engine, account)

@@ -67,9 +67,12 @@ export type Event =
   | { readonly _tag: "Admitted"; readonly cost: number }
   /** The provider served a request. */
   | { readonly _tag: "Succeeded"; readonly sentAt: number }
-  /** The provider refused a request: 429, 529 or an overload. */
+  /**
+   * The provider refused a request: for its rate (`Throttled`, 429), or because it had too much to do for everybody
+   * (`Overloaded`, 503 and 529), which says nothing of a quota.
+   */
   | {
-    readonly _tag: "Throttled"
+    readonly _tag: "Throttled" | "Overloaded"
     readonly sentAt: number
     readonly cost: number
     /** The wait that was stated. */
@@ -91,6 +94,8 @@ export interface Decision {
 }
 
 const backoffRatio = 0.7
+/** Share of what is known that an overload leaves: the quota is as large as ever once it is over. */
+const overloadShare = 0.5
 const growth = 0.05
 const growthMs = 10_000
 /** Growth while nothing is known yet, or what was known no longer holds. */
@@ -181,6 +186,7 @@ export const admit = (options: Options, state: State, cost: number, now: number)
  * @internal
  */
 export const stay = (options: Options, state: State, now: number): boolean => {
+  if (state.limit < state.known) return false
   const memory = memoryMs(options)
   const age = Math.max(1000, now - state.startedAt)
   // At least what `measured` returns, because 1 - exp(-x) >= x / (1 + x), and without an exponential.
@@ -201,7 +207,8 @@ export const step = (options: Options, state: State, event: Event, now: number):
     case "Succeeded":
       return keep(grow(options, state, event.sentAt, now))
     case "Throttled":
-      return throttle(options, state, event, now)
+    case "Overloaded":
+      return refuse(options, state, event, now)
     case "Stated":
       return keep(applyStated(options, state, event.limit, now))
   }
@@ -219,14 +226,15 @@ const intervalMs = (options: Options, state: State): number =>
   options.windowMs / state.limit * (state.requests === 0 ? 1 : Math.max(1, state.units / state.requests))
 
 const grow = (options: Options, state: State, sentAt: number, now: number): State => {
+  // The way back to what is known tries nothing new, so it takes no heed of how much is sent.
+  if (state.limit < state.known) {
+    const limit = Math.min(recover(options, state, now), ceilingOf(options, state))
+    return { ...state, limit: Math.max(state.limit, limit), grownAt: now }
+  }
   const sent = measured(options, state, now)
   if (sent < usedShare * state.limit) return { ...state, grownAt: now }
-  const next = state.limit < state.known
-    ? recover(options, state, now)
-    // Answers to what was sent before the last decrease say nothing about more than is known.
-    : now < state.heldUntil || sentAt <= state.decreasedAt
-    ? state.limit
-    : probe(options, state, now)
+  // Answers to what was sent before the last decrease say nothing about more than is known.
+  const next = now < state.heldUntil || sentAt <= state.decreasedAt ? state.limit : probe(options, state, now)
   const limit = Math.max(state.limit, Math.min(boundByMeasured(next, sent), ceilingOf(options, state)))
   return state.known > 0 && limit > outgrown * state.refused
     ? { ...state, limit, grownAt: now, known: 0, holdMs: minHoldMs }
@@ -246,12 +254,9 @@ const probe = (options: Options, state: State, now: number): number => {
   return state.limit * (1 + (state.known === 0 ? fastGrowth : growth)) ** (elapsed / pace)
 }
 
-const throttle = (
-  options: Options,
-  state: State,
-  event: Extract<Event, { readonly _tag: "Throttled" }>,
-  now: number
-): readonly [State, Decision] => {
+type Refusal = Extract<Event, { readonly random: number }>
+
+const refuse = (options: Options, state: State, event: Refusal, now: number): readonly [State, Decision] => {
   const waited = event.retryAfterMs === undefined ? now : resumeAt(now, event.retryAfterMs, event.random)
   const older = event.sentAt <= state.decreasedAt
   const paused: State = {
@@ -262,6 +267,30 @@ const throttle = (
     requests: Math.max(0, state.requests - (older ? 0 : 1))
   }
   if (older || now - state.decreasedAt < roundMs) return [paused, decide(paused, false)]
+  const wait = Math.max(0, paused.resumeAt - now)
+  const cut: State = { ...paused, decreasedAt: now, grownAt: now, units: 0, requests: 0, pausedMs: wait }
+  const next = event._tag === "Overloaded"
+    ? { ...cut, ...overload(options, state, now) }
+    : { ...cut, ...throttle(options, state, paused, now) }
+  return [next, decide(next, true)]
+}
+
+/** Sends less for a while, and knows where to return to: the first answers lead back there within seconds. */
+const overload = (options: Options, state: State, now: number): Partial<State> => {
+  const known = Math.max(state.known, state.limit)
+  return {
+    limit: Math.max(
+      options.floor,
+      Math.min(state.limit, overloadShare * known),
+      Math.floor(state.limit * backoffRatio)
+    ),
+    known,
+    refused: Math.max(state.refused, known),
+    heldUntil: Math.max(state.heldUntil, now + minHoldMs)
+  }
+}
+
+const throttle = (options: Options, state: State, paused: State, now: number): Partial<State> => {
   const limit = Math.max(options.floor, Math.floor(state.limit * backoffRatio))
   const interval = intervalMs(options, state)
   const wait = Math.max(0, paused.resumeAt - now)
@@ -271,30 +300,25 @@ const throttle = (
   const holdMs = confirmed
     ? Math.min(Math.max(maxHoldMs, 100 * interval, Math.min(longestHoldMs, 50 * wait)), 2 * state.holdMs)
     : Math.max(minHoldMs, 20 * interval, Math.min(longestHoldMs, 2 * wait))
-  const next: State = {
-    ...paused,
+  return {
     limit,
     // Refused without asking for more than was known: it was too much.
     known: Math.max(limit, Math.min(state.limit, truth, state.limit <= state.known ? lowered * state.known : truth)),
     refused: state.limit,
-    decreasedAt: now,
-    grownAt: now,
     holdMs,
-    heldUntil: now + holdMs,
-    units: 0,
-    requests: 0,
-    pausedMs: wait
+    heldUntil: now + holdMs
   }
-  return [next, decide(next, true)]
 }
 
-/** What the provider admitted a window between two refusals; 0 when there was too little to tell. */
+/** What the provider admitted a window between two refusals, or before the first; 0 when there was too little to tell. */
 const admitted = (options: Options, state: State, now: number): number => {
+  const isFirst = state.decreasedAt === Number.NEGATIVE_INFINITY
+  const since = isFirst ? state.startedAt : state.decreasedAt
   // What comes back during a wait is lost when the bucket is small; when it is large it only is asked for too early.
-  const elapsed = now - state.decreasedAt - (state.pausedMs - Math.max(0, state.resumeAt - now))
-  return Number.isFinite(elapsed) && elapsed >= minSampleMs && state.requests >= minSample
-    ? state.units / elapsed * options.windowMs
-    : 0
+  const elapsed = now - since - (state.pausedMs - Math.max(0, state.resumeAt - now))
+  // Before the first refusal the provider also gave what it had saved up, which is a window's worth at most.
+  const units = state.units - (isFirst ? options.initial : 0)
+  return elapsed >= minSampleMs && state.requests >= minSample ? Math.max(0, units) / elapsed * options.windowMs : 0
 }
 
 const applyStated = (options: Options, state: State, stated: number, now: number): State => {

@@ -61,8 +61,15 @@ interface History {
  */
 export type Stamp = SlidingLog.Entry | number | undefined
 
+/** How all limits of an engine are kept. @internal */
+export interface Manner {
+  readonly adaptive: boolean
+  /** Milliseconds by which one request may be longer on its way than another. */
+  readonly lagMs: number
+}
+
 /** @internal */
-export const make = (rule: Rule, adaptive: boolean, now: Now): Meter => {
+export const make = (rule: Rule, { adaptive, lagMs }: Manner, now: Now): Meter => {
   const common: Common = {
     dimension: rule.dimension,
     rule,
@@ -77,7 +84,7 @@ export const make = (rule: Rule, adaptive: boolean, now: Now): Meter => {
       return {
         ...common,
         _tag: "Bucket",
-        bucket: Bucket.make({ capacity, perMs: rule.limit / windowMs }, now.mono),
+        bucket: Bucket.make({ capacity, perMs: rule.limit / windowMs, lagMs }, now.mono),
         learner: adaptive ? learner(rule.limit, rule.limit, windowMs, now) : undefined
       }
     }
@@ -204,6 +211,15 @@ export const waitFor = (meter: Meter, amount: number, ahead: number, kept: numbe
   return Math.max(blocked, waitForLevel(meter, needed, now))
 }
 
+/**
+ * Returns which part of a wait behind many others is left when a limit that was cut has returned to what is known, which
+ * takes seconds: whoever is told to wait should not be told more.
+ *
+ * @internal
+ */
+export const outlook = ({ learner }: Meter): number =>
+  learner === undefined ? 1 : Math.min(1, learner.state.limit / Math.max(1, learner.state.known))
+
 const waitForLevel = (meter: Meter, amount: number, now: Now): number => {
   switch (meter._tag) {
     case "Bucket":
@@ -269,8 +285,8 @@ export const correct = (meter: Meter, stamp: Stamp, by: number, maxDebt: number,
  *
  * @internal
  */
-export const configure = (meter: Meter, rule: Rule, now: Now): Meter => {
-  const fresh = make(rule, meter.learner !== undefined, now)
+export const configure = (meter: Meter, rule: Rule, { lagMs }: Manner, now: Now): Meter => {
+  const fresh = make(rule, { adaptive: meter.learner !== undefined, lagMs }, now)
   switch (meter._tag) {
     case "Bucket":
       if (rule.window._tag === "Continuous") {

@@ -9,9 +9,10 @@ import * as Option from "effect/Option"
 import type * as Random from "effect/Random"
 import * as Result from "effect/Result"
 import type { Entry } from "./book.ts"
+import { draw, type Latency, type Period, within } from "./latency.ts"
 import type { Fault, Pace, Step } from "./plan.ts"
 import { check, instead, plain, streamed, whole } from "./plan.ts"
-import type { Rules, State, Tokens } from "./quota.ts"
+import type { Reading, Rules, State, Tokens } from "./quota.ts"
 import { admit, initial, read, settle, wrong } from "./quota.ts"
 import type { Frame, Reply } from "./reply.ts"
 import { body as wholeBody, frames, resolve } from "./reply.ts"
@@ -52,21 +53,23 @@ export interface Settings {
   readonly modelNames: ReadonlyArray<string>
   /** Secret to name. */
   readonly keys: ReadonlyMap<string, string> | undefined
-  readonly rules: ReadonlyArray<{ readonly matching: Matching; readonly rules: Rules }>
+  /** Quotas and latencies of some requests, the first match before the others; the last one matches all. */
+  readonly rules: ReadonlyArray<{
+    readonly matching: Matching
+    readonly period: Period
+    readonly rules: Rules | undefined
+    readonly latency: Latency | undefined
+  }>
   readonly limitScope: "target" | "model" | "key" | "server"
   readonly countRejected: boolean
-  readonly firstToken: Range
-  readonly perChunk: Range
+  /** What headers say, as a multiple of the truth; 0 is silence. */
+  readonly claims: { readonly quota: number; readonly wait: number }
   readonly reply: (request: ChatRequest) => string | Reply
   readonly chunkSize: number
-  readonly faultRates: ReadonlyArray<Matching & { readonly rate: number; readonly fault: Fault }>
+  readonly faultRates: ReadonlyArray<
+    Matching & { readonly rate: number; readonly fault: Fault; readonly period: Period }
+  >
   readonly logSize: number
-}
-
-/** @internal */
-export interface Range {
-  readonly min: number
-  readonly max: number
 }
 
 const matches = (matching: Matching, model: string, key: string): boolean =>
@@ -115,20 +118,41 @@ const chatRoute = (format: Format, url: URL): { readonly deployment: string | un
   }
 }
 
+const unlimited: Rules = { lines: [], concurrency: Number.POSITIVE_INFINITY }
+
+const claimed = (reading: Reading, factor: number): Reading => ({
+  ...reading,
+  limit: Math.round(reading.limit * factor),
+  remaining: Math.round(reading.remaining * factor)
+})
+
 /** @internal */
 export const makeDesk = (
   settings: Settings,
   random: Context.Service.Shape<typeof Random.Random>,
   clock: Clock.Clock
 ) => {
-  const { format, vendor } = settings
+  const { claims, format, vendor } = settings
   let queue: Array<{ readonly matching: Matching; readonly fault: Fault; times: number }> = []
   let outages: Array<{ readonly matching: Matching; readonly fault: Fault }> = []
   let buckets = new Map<string, { readonly rules: Rules; state: State }>()
   const names = new Map<string, string>()
   let serial = 0
+  const begin = clock.currentTimeMillisUnsafe()
 
-  const draw = ({ max, min }: Range): number => min === max ? min : min + random.nextDoubleUnsafe() * (max - min)
+  const ruleOf = <A>(
+    model: string,
+    key: string,
+    now: number,
+    pick: (rule: Settings["rules"][number]) => A | undefined
+  ): { readonly index: number; readonly found: A } | undefined => {
+    for (const [index, rule] of settings.rules.entries()) {
+      if (!matches(rule.matching, model, key) || !within(rule.period, now - begin)) continue
+      const found = pick(rule)
+      if (found !== undefined) return { index, found }
+    }
+    return undefined
+  }
 
   const keyOf = (headers: Readonly<Record<string, string>>): string => {
     const secret = secretOf(headers)
@@ -140,7 +164,11 @@ export const makeDesk = (
   }
 
   // Finds the fault of a request; `take` uses one of its times up.
-  const faultOf = (model: string, key: string): { readonly fault: Fault; readonly take: () => void } | undefined => {
+  const faultOf = (
+    model: string,
+    key: string,
+    now: number
+  ): { readonly fault: Fault; readonly take: () => void } | undefined => {
     const next = queue.find((item) => matches(item.matching, model, key))
     if (next !== undefined) {
       return {
@@ -153,13 +181,15 @@ export const makeDesk = (
     }
     const lasting = outages.find((item) => matches(item.matching, model, key))
     const found = lasting ??
-      settings.faultRates.find((item) => matches(item, model, key) && random.nextDoubleUnsafe() < item.rate)
+      settings.faultRates.find((item) =>
+        matches(item, model, key) && within(item.period, now - begin) && random.nextDoubleUnsafe() < item.rate
+      )
     return found === undefined ? undefined : { fault: found.fault, take: () => {} }
   }
 
   const bucketOf = (model: string, key: string, now: number) => {
-    const index = settings.rules.findIndex((item) => matches(item.matching, model, key))
-    const rules = settings.rules[index]?.rules ?? { lines: [], concurrency: Number.POSITIVE_INFINITY }
+    const { found: rules, index } = ruleOf(model, key, now, (rule) => rule.rules) ??
+      { found: unlimited, index: -1 }
     const owner = {
       target: JSON.stringify([model, key]),
       model,
@@ -172,10 +202,27 @@ export const makeDesk = (
     return bucket
   }
 
+  const paceOf = (latency: Latency | undefined): Pace & { readonly token: number } => {
+    const token = draw(latency?.perToken, random)
+    return {
+      first: draw(latency?.firstToken, random),
+      token,
+      chunk: (tokens) => draw(latency?.perChunk, random) + token * tokens
+    }
+  }
+
+  let dated = { second: Number.NaN, text: "" }
+
+  const dateOf = (now: number): string => {
+    const second = Math.floor(now / 1000)
+    if (second !== dated.second) dated = { second, text: httpDate(now) }
+    return dated.text
+  }
+
   const decide = (incoming: Incoming): Decision => {
     const now = clock.currentTimeMillisUnsafe()
     const requestId = `req_${String(++serial).padStart(8, "0")}`
-    const common: Headers = { date: httpDate(now), [requestIdHeader(vendor)]: requestId }
+    const common: Headers = { date: dateOf(now), [requestIdHeader(vendor)]: requestId }
     const parsed = json(incoming.text)
     const url = URL.parse(incoming.path, "http://server")
     const route = incoming.method === "POST" && url !== null ? chatRoute(format, url) : undefined
@@ -205,7 +252,7 @@ export const makeDesk = (
     })
     const reject = (failure: Failure): Decision => decided("rejected", plain(answer(vendor, failure, requestId, {})))
 
-    const scripted = faultOf(model, key)
+    const scripted = faultOf(model, key, now)
     const stream = typeof body === "object" && body !== null && "stream" in body && body.stream === true
     const replaced = scripted === undefined ? undefined : instead(scripted.fault, vendor, requestId, stream)
     if (scripted !== undefined && replaced !== undefined) {
@@ -257,13 +304,19 @@ export const makeDesk = (
     const bucket = bucketOf(request.model, request.key, now)
     const [state, refusal] = admit(bucket.rules, bucket.state, reserved, now, settings.countRejected)
     bucket.state = state
-    const quota = quotaHeaders(vendor, read(bucket.rules, state, now), now)
+    const quota = claims.quota === 0
+      ? {}
+      : quotaHeaders(vendor, read(bucket.rules, state, now).map((reading) => claimed(reading, claims.quota)), now)
     if (refusal !== undefined) {
-      const headers = { ...common, ...quota, ...waitHeaders(vendor, refusal.wait, false) }
+      const wait = refusal.wait === undefined ? undefined : Math.ceil(refusal.wait * claims.wait)
+      const headers = { ...common, ...quota, ...(claims.wait === 0 ? {} : waitHeaders(vendor, wait, false)) }
+      const failure = claims.wait === 0
+        ? ofStatus(vendor, 429, undefined)
+        : refused(vendor, request.model, { ...refusal, wait })
       return {
         entry,
         outcome: "refused",
-        steps: plain(answer(vendor, refused(vendor, request.model, refusal), requestId, headers)),
+        steps: plain(answer(vendor, failure, requestId, headers)),
         admitted: undefined,
         settle: () => {}
       }
@@ -273,7 +326,8 @@ export const makeDesk = (
     const envelope = { vendor, id: requestId.slice(4), created: now, model: request.model }
     const list = (): ReadonlyArray<Frame> =>
       frames(envelope, resolved, { includeUsage: request.includeUsage, chunkSize: settings.chunkSize })
-    const pace: Pace = { first: draw(settings.firstToken), chunk: () => draw(settings.perChunk) }
+    const latency = ruleOf(request.model, request.key, now, (rule) => rule.latency)?.found
+    const pace = paceOf(latency)
     const shared = { vendor, requestId, headers: { ...common, ...quota } }
     return {
       entry,
@@ -284,9 +338,10 @@ export const makeDesk = (
           ...shared,
           body: wholeBody(envelope, resolved),
           output: resolved.outputTokens,
-          millis: settings.perChunk.max === 0
-            ? pace.first
-            : list().reduce((sum, frame) => frame.content ? sum + pace.chunk() : sum, pace.first)
+          millis: latency?.perChunk === undefined
+            ? pace.first + pace.token * resolved.outputTokens
+            : list().reduce((sum, frame) => frame.content ? sum + pace.chunk(0) : sum, pace.first) +
+              pace.token * resolved.outputTokens
         }, scripted?.fault),
       admitted: { tokens: reserved, leaving: request.stream ? 0 : resolved.outputTokens },
       settle: (output) => {
@@ -298,6 +353,8 @@ export const makeDesk = (
 
   return {
     decide,
+    /** Draws how long the next request is on its way, in milliseconds. */
+    network: (): number => draw(settings.rules.at(-1)?.latency?.network, random),
     enqueue: (fault: Fault, options: Matching & { readonly times?: number | undefined } = {}): void => {
       const { times = 1 } = options
       if (!(Number.isSafeInteger(times) && times > 0)) wrong("times", "a whole number > 0", times)

@@ -97,8 +97,8 @@ export type Step =
 export interface Pace {
   /** Time to the first token in milliseconds. */
   readonly first: number
-  /** Draws the time between two content chunks in milliseconds. */
-  readonly chunk: () => number
+  /** Draws the time before a content chunk of so many tokens in milliseconds. */
+  readonly chunk: (tokens: number) => number
 }
 
 const millis = (input: Duration.Input): number => Math.ceil(Duration.toMillis(Duration.fromInputUnsafe(input)))
@@ -305,7 +305,9 @@ export const streamed = (
     for (let i = from; i < to; i++) {
       const frame = frames[i]
       if (frame === undefined) continue
-      if (frame.content && i > start) steps.push({ _tag: "Sleep", millis: pace.chunk() })
+      if (frame.content && i > start) {
+        steps.push({ _tag: "Sleep", millis: pace.chunk(frame.output - (frames[i - 1]?.output ?? 0)) })
+      }
       if (i === frames.length - 1) steps.push({ _tag: "Release" })
       steps.push({ _tag: "Write", data: frame.data, output: frame.output })
     }

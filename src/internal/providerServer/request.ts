@@ -3,7 +3,7 @@
  *
  * @since 0.1.0
  */
-import type * as Option from "effect/Option"
+import * as Option from "effect/Option"
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
@@ -92,10 +92,9 @@ const AnthropicBody = Schema.Struct({
 
 const decodeOpenAi = Schema.decodeUnknownResult(OpenAiBody)
 const decodeAnthropic = Schema.decodeUnknownResult(AnthropicBody)
-const decodeJson = Schema.decodeUnknownOption(Schema.fromJsonString(Schema.Unknown))
 
 /** @internal */
-export const json = (text: string): Option.Option<unknown> => decodeJson(text)
+export const json = (text: string): Option.Option<unknown> => Option.liftThrowable((): unknown => JSON.parse(text))()
 
 /**
  * Returns the model a body names, or the empty string.

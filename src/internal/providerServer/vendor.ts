@@ -306,6 +306,7 @@ export const unknownUrl = (vendor: Vendor, method: string, path: string): Failur
 // refusals by quota
 // ---------------------------------------------------------------------------
 
+const minuteMillis = 60_000
 const dayMillis = 86_400_000
 
 const window = (per: number): readonly [short: string, long: string] => {
@@ -449,6 +450,23 @@ export const waitHeaders = (vendor: Vendor, wait: number | undefined, scripted: 
   }
 }
 
+/** Whether a vendor has a header for a quota: some count one window only, whatever else they limit. */
+const isStated = (vendor: Vendor, { dimension, per }: Reading): boolean => {
+  switch (vendor) {
+    case "anthropic":
+      return true
+    case "groq":
+      return dimension === "requests" ? per === dayMillis : dimension === "tokens" && per === minuteMillis
+    case "xai":
+      return dimension === "requests" || (dimension === "tokens" && per === minuteMillis)
+    case "deepseek":
+    case "moonshot":
+      return false
+    default:
+      return dimension === "requests" || dimension === "tokens"
+  }
+}
+
 /**
  * Returns the headers that show how full the buckets are.
  *
@@ -457,6 +475,7 @@ export const waitHeaders = (vendor: Vendor, wait: number | undefined, scripted: 
 export const quotaHeaders = (vendor: Vendor, readings: ReadonlyArray<Reading>, now: number): Headers => {
   const headers: Record<string, string> = {}
   for (const reading of readings) {
+    if (!isStated(vendor, reading)) continue
     const { dimension } = reading
     const limit = String(reading.limit)
     const remaining = String(reading.remaining)
@@ -465,7 +484,7 @@ export const quotaHeaders = (vendor: Vendor, readings: ReadonlyArray<Reading>, n
       headers[`${name}-limit`] = limit
       headers[`${name}-remaining`] = remaining
       headers[`${name}-reset`] = rfc3339(now + reading.reset)
-    } else if (vendor !== "deepseek" && vendor !== "moonshot" && (dimension === "requests" || dimension === "tokens")) {
+    } else {
       const suffix = vendor === "mistral"
         ? `${dimension === "requests" ? "req" : "tokens"}-${window(reading.per)[1]}`
         : dimension

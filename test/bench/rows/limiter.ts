@@ -83,6 +83,7 @@ const throughEngine = (waiting: number, details: Partial<Harness.Subject>): Harn
     maxDebt: 1,
     idleMs: 600_000,
     adaptive: true,
+    lagMs: 0,
     processes: 1,
     weight: () => 1
   })

@@ -63,6 +63,13 @@ const words = (decision: Decisions.Decision): string => {
   }
 }
 
+const probing = (remainingMs: number) => ({
+  ...cooled(remainingMs),
+  scopeKey: "circuit",
+  reason: "circuit_open" as const,
+  atMost: true
+})
+
 describe("decide", () => {
   const three = setup(["a/1", "a/2", "b/1"])
   const table: ReadonlyArray<readonly [string, Decisions.Setup, Decisions.Event, Decisions.Cooling, string]> = [
@@ -74,6 +81,34 @@ describe("decide", () => {
       { _tag: "Start" },
       [cooled(50), cooled(20), cooled(90)],
       "wait 20 for earliest 1"
+    ],
+    [
+      "looks again soon at a circuit that is probing, whose probes may take long",
+      setup(["a/1"]),
+      { _tag: "Start" },
+      [probing(30_000)],
+      "wait 1000 for earliest 0"
+    ],
+    [
+      "does so although the probes may take longer than the deadline",
+      setup(["a/1"], { deadlineAt: 5000 }),
+      { _tag: "Start" },
+      [probing(30_000)],
+      "wait 1000 for earliest 0"
+    ],
+    [
+      "stops when there is no time to look again",
+      setup(["a/1"], { deadlineAt: 1000 }),
+      { _tag: "Start" },
+      [probing(30_000)],
+      "stop with ServerError"
+    ],
+    [
+      "waits for a circuit that is probing rather than for a long cooldown",
+      setup(["a/1", "a/2"]),
+      { _tag: "Start" },
+      [cooled(5000), probing(30_000)],
+      "wait 1000 for earliest 1"
     ],
     [
       "stops when the earliest is past the deadline",

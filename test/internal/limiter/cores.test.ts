@@ -24,6 +24,40 @@ describe("bucket", () => {
     assert.strictEqual(Bucket.waitFor(bucket, 1, 1000), 0)
   })
 
+  it("a full one begins to refill a while after something was taken, one that is not full goes on", () => {
+    const bucket = Bucket.make({ capacity: 2, perMs: 1 / 1000, lagMs: 50 }, 0)
+    Bucket.take(bucket, 1, 1000)
+    assert.strictEqual(Bucket.waitFor(bucket, 2, 1000), 1050)
+    Bucket.take(bucket, 1, 1550)
+    assert.strictEqual(Bucket.available(bucket, 2050), 1)
+    assert.strictEqual(Bucket.available(bucket, 3050), 2)
+    Bucket.take(bucket, 0, 9000)
+    assert.strictEqual(Bucket.waitFor(bucket, 2, 9000), 0)
+  })
+
+  it("what is sent as soon as it grants is never refused where it arrives, however requests overtake each other", () => {
+    for (let seed = 1; seed <= 30; seed++) {
+      const random = randoms(seed)
+      const capacity = 1 + Math.floor(random() * 10)
+      const perMs = 1 / (20 + random() * 1000)
+      const ours = Bucket.make({ capacity, perMs, lagMs: 50 }, 0)
+      const arrivals: Array<number> = []
+      let now = 0
+      for (let n = 0; n < 300; n++) {
+        // Sometimes nobody asks for a while, and the bucket fills up.
+        if (random() < 0.05) now += random() * 3 * capacity / perMs
+        now += Bucket.waitFor(ours, 1, now)
+        Bucket.take(ours, 1, now)
+        arrivals.push(now + 100 + random() * 50)
+      }
+      const theirs = Bucket.make({ capacity, perMs }, 0)
+      for (const at of arrivals.toSorted((a, b) => a - b)) {
+        assert.isAtLeast(Bucket.available(theirs, at), 1 - 1e-6, `seed ${seed}`)
+        Bucket.take(theirs, 1, at)
+      }
+    }
+  })
+
   it("saves up its capacity while idle, and no more", () => {
     const bucket = Bucket.make({ capacity: 3, perMs: 0.01, initial: 0 }, 0)
     assert.strictEqual(Bucket.available(bucket, 3_600_000), 3)

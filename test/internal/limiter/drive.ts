@@ -23,6 +23,7 @@ export const make = (limits: Limits, options: Partial<Engine.Options> = {}) => {
     reserve: 0,
     maxDebt: 1,
     idleMs: 600_000,
+    lagMs: 0,
     adaptive: false,
     processes: 1,
     weight: () => 1,

@@ -57,6 +57,23 @@ describe("Learning.step", () => {
     assert.strictEqual(state.limit, 1)
   })
 
+  it("an overload never leaves less than half of what was known, and the first answers lead back there in seconds", () => {
+    const overloaded = (sentAt: number) => ({ ...throttled(sentAt), _tag: "Overloaded" }) as const
+    let state = traffic(options, Learning.initial(options, 0), 0, 60_000, 50)
+    for (let now = 60_000; now < 120_000; now += 2000) state = after(options, state, [[now, overloaded(now - 100)]])
+    assert.strictEqual(state.limit, 600)
+    assert.strictEqual(state.known, 1200)
+    state = traffic(options, state, 120_000, 126_000, 60)
+    assert.isAbove(state.limit, 1190)
+  })
+
+  it("a quota that is refused after an overload is learned as ever", () => {
+    let state = after(options, Learning.initial(options, 0), [[2000, { ...throttled(1900), _tag: "Overloaded" }]])
+    state = traffic(options, state, 3000, 33_000, 50)
+    state = after(options, state, [[33_000, throttled(32_990)]])
+    assert.isBelow(state.limit, 1000)
+  })
+
   it("a limit that is not used does not grow, one that is used does, by 5 % in ten seconds", () => {
     const cut = after(options, Learning.initial(options, 0), [[1000, throttled(500)]])
     // 840 a minute are one in 71 ms.

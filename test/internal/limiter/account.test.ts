@@ -8,10 +8,12 @@ import * as Snapshot from "../../../src/internal/limiter/snapshot.ts"
 
 const at = (mono: number): Meter.Now => ({ mono, wall: 1_000_000 + mono })
 
+const manner: Meter.Manner = { adaptive: false, lagMs: 0 }
+
 const account = (limits: Limits.Limits = {}, mono = 0): Account.Account =>
   Account.make("scope", Limits.plan(limits), {
     levels: 5,
-    adaptive: false,
+    ...manner,
     parked: Heap.make(laneBefore, () => {})
   }, at(mono))
 
@@ -113,14 +115,14 @@ describe("an account", () => {
       minInterval: "1 second"
     })
     changing.learnedSlots = { limit: 3, decreasedAt: 0 }
-    Account.configure(changing, plan, false, at(0))
+    Account.configure(changing, plan, manner, at(0))
     assert.deepStrictEqual(left(changing), [6, 100, 0])
     assert.deepStrictEqual(left(changing, 3000), [7, 100, 1])
     assert.strictEqual(changing.plan, plan)
     assert.isUndefined(changing.learnedSlots)
-    Account.configure(changing, Limits.plan({ minInterval: "2 seconds" }), false, at(0))
+    Account.configure(changing, Limits.plan({ minInterval: "2 seconds" }), manner, at(0))
     assert.deepStrictEqual(left(changing, 3000), [1])
-    Account.configure(changing, Limits.plan({}), false, at(0))
+    Account.configure(changing, Limits.plan({}), manner, at(0))
     assert.deepStrictEqual(changing.meters, [])
   })
 
@@ -130,7 +132,7 @@ describe("an account", () => {
     assert.isDefined(rule)
     changing.meters = [Meter.guessed(rule, at(0))]
     charge(changing, { requests: 5 })
-    Account.configure(changing, Limits.plan({ requests: { limit: 60, per: "1 minute" } }), false, at(0))
+    Account.configure(changing, Limits.plan({ requests: { limit: 60, per: "1 minute" } }), manner, at(0))
     assert.deepStrictEqual(left(changing), [60])
   })
 })

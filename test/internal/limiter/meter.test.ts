@@ -17,7 +17,10 @@ const continuous: Limits.Quota = { limit: 600, per: "1 minute", burst: 100 }
 const sliding: Limits.Quota = { limit: 100, per: "1 minute", window: "sliding" }
 const calendar: Limits.Quota = { limit: 100, per: "1 day", window: "calendar" }
 
-const meterOf = (quota: Limits.Quota, adaptive = false): Meter.Meter => Meter.make(ruleOf(quota), adaptive, at(0))
+const manner: Meter.Manner = { adaptive: false, lagMs: 0 }
+
+const meterOf = (quota: Limits.Quota, adaptive = false): Meter.Meter =>
+  Meter.make(ruleOf(quota), { ...manner, adaptive }, at(0))
 
 const left = (meter: Meter.Meter, mono = 0): number => Meter.available(meter, at(mono))
 
@@ -161,7 +164,7 @@ describe("another limit", () => {
       Meter.charge(meter, 60, at(0))
       Meter.reconcile(meter, 40, 0, at(0))
       meter.blockedUntil = 77
-      const next = Meter.configure(meter, ruleOf({ ...quota, limit: 300 }), at(0))
+      const next = Meter.configure(meter, ruleOf({ ...quota, limit: 300 }), manner, at(0))
       assert.strictEqual(next._tag, meter._tag)
       assert.deepStrictEqual([next.blockedUntil, next.history], [77, meter.history])
       assert.isDefined(next.history)
@@ -174,12 +177,12 @@ describe("another limit", () => {
   it("of a bucket counts at the new rate from now on, and goes on learning if it did", () => {
     const meter = meterOf(continuous, true)
     Meter.charge(meter, 100, at(0))
-    const next = Meter.configure(meter, ruleOf({ limit: 1200, per: "1 minute", burst: 50 }), at(1000))
+    const next = Meter.configure(meter, ruleOf({ limit: 1200, per: "1 minute", burst: 50 }), manner, at(1000))
     assert.closeTo(left(next, 1000), 10, 1e-9)
     assert.closeTo(left(next, 2000), 30, 1e-9)
     assert.strictEqual(left(next, 60_000), 50)
     assert.strictEqual(next.learner?.options.ceiling, 1200)
-    assert.isUndefined(Meter.configure(meterOf(continuous), ruleOf(continuous), at(0)).learner)
+    assert.isUndefined(Meter.configure(meterOf(continuous), ruleOf(continuous), manner, at(0)).learner)
   })
 })
 

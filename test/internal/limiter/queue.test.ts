@@ -8,6 +8,7 @@ const account = (key = "scope"): Account.Account =>
   Account.make(key, Limits.plan({}), {
     levels: 3,
     adaptive: false,
+    lagMs: 0,
     parked: Heap.make<Queue.Lane>(Queue.laneBefore, (lane, index) => {
       lane.slot = index
     })

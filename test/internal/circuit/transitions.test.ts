@@ -169,7 +169,9 @@ const scripts: ReadonlyArray<readonly [rule: string, setup: Core.Config, steps: 
     [10, { isolate: 1 }, "#1 closed 0 isolated 1 | 0 x 0 | 10"],
     [20, { ask: "b" }, "isolated, Infinity ms: isolated: repair"],
     [5, { isolate: 2 }, "#1 closed 0 isolated 1 isolated 2 | 0 x 0 | 10"],
-    [30, { release: 3 }, "#1 closed 0 isolated 1 isolated 2 | 0 x 0 | 10"],
+    [15, { isolate: 4 }, "#1 closed 0 isolated 1 isolated 2 isolated 4 | 0 x 0 | 15"],
+    [15, { release: 4 }, "#1 closed 0 isolated 1 isolated 2 | 0 x 0 | 15"],
+    [30, { release: 3 }, "#1 closed 0 isolated 1 isolated 2 | 0 x 0 | 15"],
     [30, { release: 1 }, "#1 closed 0 isolated 2 | 0 x 0 | 30"],
     [20, { release: 2 }, "#2 closed 30 | 0 x 0 | 30"],
     [40, fails("a"), "#2 closed 30 | 0 x 0 | 30"],
@@ -337,6 +339,7 @@ const scripts: ReadonlyArray<readonly [rule: string, setup: Core.Config, steps: 
   [
     "the first content of a probe counts once, its end does not, a failure after it takes it back",
     config({
+      rules: [CircuitBreaker.slowCalls({ duration: 100 })],
       halfOpen: CircuitBreaker.successRatio({ required: 3, outOf: 5 })
     }),
     [
@@ -345,7 +348,7 @@ const scripts: ReadonlyArray<readonly [rule: string, setup: Core.Config, steps: 
       [0, { ask: "b" }, "#1 half-open 0 [1@30000 2@30000] next 3 +0 -0 ~0 | 0 x 0 | 0"],
       [10, { content: "a" }, "#1 half-open 0 [2@30000] next 3 +1 -0 ~0 | 0 x 0 | 10"],
       [20, { content: "a" }, "#1 half-open 0 [2@30000] next 3 +1 -0 ~0 | 0 x 0 | 10"],
-      [30, ok("a"), "#1 half-open 0 [2@30000] next 3 +1 -0 ~0 | 0 x 0 | 30"],
+      [30, slow("a"), "#1 half-open 0 [2@30000] next 3 +1 -0 ~0 | 0 x 0 | 30"],
       [40, { content: "b" }, "#1 half-open 0 [] next 3 +2 -0 ~0 | 0 x 0 | 40"],
       [50, fails("b", "timeout"), "#1 half-open 0 [] next 3 +1 -1 ~0 | 0 x 0 | 50"]
     ]
@@ -434,7 +437,9 @@ describe("chance", () => {
     )
     for (let call = 0; call < 60; call++) {
       const [after, decision] = Core.admit(setup, state, 3000)
-      assert.strictEqual(decision._tag, random() < 0.3 ? "Admitted" : "Refused")
+      const permit = { generation: state.generation, probe: undefined, counted: false }
+      if (random() < 0.3) assert.deepStrictEqual(decision, { _tag: "Admitted", permit })
+      else assert.strictEqual(decision._tag, "Refused")
       assert.deepInclude(after.phase, { credit: 0 })
       state = after
     }
@@ -513,6 +518,13 @@ describe("what changes nothing", () => {
 // -----------------------------------------------------------------------------
 
 describe("why it opened", () => {
+  it("a failure that no rule counts is remembered as the last one", () => {
+    const setup = config({ rules: [CircuitBreaker.consecutive(2, { classes: ["timeout"] })] })
+    const permit = { generation: 0, probe: undefined, counted: false }
+    const { phase } = Core.record(setup, Core.initial(setup, 0, 1, 0), permit, counted({ failure: "unknown" }), 0)
+    assert.deepInclude(phase, { failure: evidence("unknown") })
+  })
+
   const calls = (setup: Core.Config, outcomes: ReadonlyArray<Core.Outcome>): Core.Why | undefined => {
     let state = Core.initial(setup, 0, 1, 0)
     for (const [index, outcome] of outcomes.entries()) {
@@ -571,19 +583,20 @@ describe("why it opened", () => {
   }
 
   it("of a trend is the failure, and time where nothing failed", () => {
-    const rising = (failure: Trip.FailureClass | undefined): Core.Why | undefined => {
+    const rising = (failure: Trip.FailureClass | undefined, first = failure): Core.Why | undefined => {
       const setup = config({
         rules: [CircuitBreaker.trend({ of: "duration", bound: 1000, window: "1 second", minimumCalls: 1 })]
       })
       let state = Core.initial(setup, 0, 1, 0)
       for (let at = 0; state.phase._tag === "Closed" && at < 1000; at += 100) {
         const permit = { generation: 0, probe: undefined, counted: false }
-        state = Core.record(setup, state, permit, counted({ failure, durationMs: at }), at)
+        state = Core.record(setup, state, permit, counted({ failure: at === 0 ? first : failure, durationMs: at }), at)
       }
       return state.why
     }
     assert.deepInclude(rising("server_error"), { failure: "server_error", evidence: evidence("server_error") })
     assert.deepInclude(rising(undefined), { failure: "timeout", evidence: undefined })
+    assert.deepInclude(rising(undefined, "server_error"), { failure: "timeout", evidence: undefined })
   })
 
   it("of probes that gave no answer is time", () => {

@@ -96,6 +96,7 @@ describe("an account", () => {
       cachedTokens: 0
     })
     assert.isFalse(fresh.pinned)
+    assert.deepInclude(fresh.counts, { lastRequests: 0, minute: 0, minuteRequests: 0, minuteTokens: 0 })
     assert.strictEqual(fresh.wakeAt, Number.POSITIVE_INFINITY)
     assert.strictEqual(fresh.wakeSlot, -1)
     assert.deepStrictEqual(fresh.queued, Array.from({ length: 5 }, () => Account.amounts(0, 0, 0, 0)))
@@ -120,10 +121,22 @@ describe("an account", () => {
     assert.deepStrictEqual(left(changing, 3000), [7, 100, 1])
     assert.strictEqual(changing.plan, plan)
     assert.isUndefined(changing.learnedSlots)
-    Account.configure(changing, Limits.plan({ minInterval: "2 seconds" }), manner, at(0))
+    charge(changing, { interval: 1 }, 3000)
+    Account.configure(changing, Limits.plan({ minInterval: "2 seconds" }), manner, at(3000))
+    assert.deepStrictEqual(left(changing, 3000), [1])
+    Account.configure(changing, Limits.plan({ minInterval: 1 }), manner, at(3000))
     assert.deepStrictEqual(left(changing, 3000), [1])
     Account.configure(changing, Limits.plan({}), manner, at(0))
     assert.deepStrictEqual(changing.meters, [])
+  })
+
+  it("tells windows of one dimension apart", () => {
+    const minute = { limit: 10, per: "1 minute" } as const
+    const hour = { limit: 100, per: "1 hour" } as const
+    const changing = account({ requests: [minute, hour] })
+    charge(changing, { requests: 4 })
+    Account.configure(changing, Limits.plan({ requests: [hour, minute] }), manner, at(0))
+    assert.deepStrictEqual(left(changing), [96, 6])
   })
 
   it("makes a guessed limit anew once it is configured", () => {
@@ -211,7 +224,7 @@ describe("rest", () => {
   })
   for (const [name, change] of changes) {
     it(`is not as long as ${name}`, () => {
-      const some = account({ requests: { limit: 10, per: "1 minute" } })
+      const some = account({ requests: { limit: 10, per: "1 minute" }, tokens: { limit: 10, per: "1 minute" } })
       change(some)
       assert.isFalse(Account.isIdle(some, at(0)))
       if (name === "something is used") assert.isTrue(Account.isIdle(some, at(6000)))

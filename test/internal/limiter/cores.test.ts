@@ -128,6 +128,22 @@ describe("bucket", () => {
     assert.closeTo(Bucket.waitFor(slow, 0.1 * 3, 0), 0.3, 1e-9)
   })
 
+  it("refills later by as much as may go over the brim where it is copied from", () => {
+    const after = (initial: number, amount: number, lagMs = 5): ReadonlyArray<number> => {
+      const bucket = Bucket.make({ capacity: 10, perMs: 1, lagMs, initial }, 100)
+      Bucket.take(bucket, amount, 100)
+      return [100, 101, 102, 105, 106].map((now) => Bucket.available(bucket, now))
+    }
+    assert.deepStrictEqual(after(10, 4), [6, 6, 6, 6, 7])
+    assert.deepStrictEqual(after(7, 4), [3, 3, 3, 6, 7])
+    assert.deepStrictEqual(after(5.5, 4), [1.5, 2, 3, 6, 7])
+    assert.deepStrictEqual(after(5, 4), [1, 2, 3, 6, 7])
+    assert.deepStrictEqual(after(10, 4, 0), [6, 7, 8, 10, 10])
+    // What takes nothing delays nothing.
+    assert.deepStrictEqual(after(9.5, 0), [9.5, 10, 10, 10, 10])
+    assert.deepStrictEqual(after(9.5, -0.25), [9.75, 10, 10, 10, 10])
+  })
+
   it("a clock that goes back gives nothing twice", () => {
     const bucket = Bucket.make({ capacity: 100, perMs: 1, initial: 0 }, 1000)
     assert.strictEqual(Bucket.available(bucket, 1010), 10)
@@ -209,8 +225,12 @@ describe("sliding log", () => {
     const log = SlidingLog.make({ limit: 1, windowMs: 1000 }, 0)
     for (let at = 0; at < 3; at++) SlidingLog.take(log, 0.1, at)
     assert.strictEqual(SlidingLog.available(log, 1002), 1)
-    assert.strictEqual(SlidingLog.waitFor(log, 1 + 9e-10, 1002), 0)
-    assert.isAbove(SlidingLog.waitFor(log, 1 + 1.1e-9, 1002), 0)
+    // 0.1 + 1e6 - 0.1 - 1e6 is not zero.
+    SlidingLog.take(log, 0.1, 2000)
+    SlidingLog.take(log, 1e6, 2001)
+    assert.strictEqual(SlidingLog.available(log, 3001), 1)
+    assert.strictEqual(SlidingLog.waitFor(log, 1 + 9e-10, 3001), 0)
+    assert.isAbove(SlidingLog.waitFor(log, 1 + 1.1e-9, 3001), 0)
     const small = SlidingLog.make({ limit: 0.5, windowMs: 1000 }, 0)
     assert.strictEqual(SlidingLog.waitFor(small, 0.5 + 9e-10, 0), 0)
     assert.isAbove(SlidingLog.waitFor(small, 0.5 + 1.1e-9, 0), 0)

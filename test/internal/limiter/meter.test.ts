@@ -201,6 +201,12 @@ describe("what a provider states", () => {
     assert.strictEqual(Meter.capacity(interval), 1)
   })
 
+  it("leaves a bucket as much of its burst as of its limit", () => {
+    const meter = meterOf({ ...continuous, burst: 300 })
+    Meter.state(meter, 200, at(0))
+    assert.strictEqual(Meter.capacity(meter), 100)
+  })
+
   it("leaves a bucket room for one at least", () => {
     const meter = meterOf(continuous)
     Meter.state(meter, 1, at(0))
@@ -263,6 +269,23 @@ describe("what a provider states", () => {
   })
 })
 
+describe("the outlook of a wait", () => {
+  it("is the part of what is known that a cut limit has left", () => {
+    const meter = meterOf(continuous, true)
+    const { learner } = meter
+    if (learner === undefined) return assert.fail("no learner")
+    const outlook = (limit: number, known: number): number =>
+      Meter.outlook({ ...meter, learner: { ...learner, state: { ...learner.state, limit, known } } })
+    assert.deepStrictEqual([outlook(300, 600), outlook(600, 300), outlook(600, 0), outlook(0.25, 0.5)], [
+      0.5,
+      1,
+      1,
+      0.25
+    ])
+    assert.strictEqual(Meter.outlook(meterOf(continuous)), 1)
+  })
+})
+
 describe("a balance that a provider states", () => {
   it("counts as of when the request was sent: what came back since is added, what was sent since is taken", () => {
     const meter = meterOf(continuous)
@@ -287,6 +310,8 @@ describe("a balance that a provider states", () => {
     Meter.reconcile(meter, 71, 0, at(0))
     Meter.reconcile(meter, 70, 5000, at(0))
     assert.strictEqual(left(meter), 70)
+    Meter.reconcile(meter, 69.5, 0, at(0))
+    assert.strictEqual(left(meter), 69.5)
     Meter.charge(meter, 60, at(10))
     Meter.charge(meter, 60, at(20))
     Meter.reconcile(meter, 0, 0, at(20))

@@ -101,6 +101,19 @@ describe("a lane", () => {
     assert.deepStrictEqual(served(lane, waiters), [0, 5, 2, 3, 4])
   })
 
+  it("lets tenants take turns by whoever of each is first, after one has gone or has come from another level", () => {
+    const { lane, waiters } = laneOf([account()], [[1, "a"], [2, "b"], [1, "c"], [1, "a"], [1, "b"]])
+    const [first, second] = waiters
+    if (first === undefined || second === undefined) return assert.fail()
+    Queue.remove(lane, first)
+    Queue.refresh(lane)
+    assert.strictEqual(lane.head, waiters[2])
+    Queue.promote(lane, second, 1)
+    Queue.refresh(lane)
+    assert.strictEqual(lane.head, second)
+    assert.deepStrictEqual(served(lane, waiters), [1, 2, 3, 4])
+  })
+
   it("counts who waits at each of its accounts by the level they asked for, and what they want where it is parked", () => {
     const home = account()
     const other = account("other")
@@ -129,6 +142,10 @@ describe("a lane", () => {
       [[0, 0, 0], 0, [0, 0, 0]]
     ])
     assert.isUndefined(third.flow)
+    assert.deepStrictEqual(lane.levels.map(({ flows, order }) => [flows.size, order.items.length]), [[0, 0], [0, 0], [
+      0,
+      0
+    ]])
     // Whoever has gone is not taken out again.
     Queue.promote(lane, waiter(lane, 2), 2)
     assert.deepStrictEqual(lane.queued.map(({ requests }) => requests), [0, 0, 1])
@@ -142,6 +159,17 @@ describe("a lane", () => {
     assert.deepStrictEqual(home.queued, Array.from({ length: 3 }, () => Account.amounts(0, 0, 0, 0)))
     assert.deepStrictEqual(home.parked.items, [])
     Queue.unpark(lane)
+    assert.deepStrictEqual(home.queued, Array.from({ length: 3 }, () => Account.amounts(0, 0, 0, 0)))
+  })
+
+  it("leaves nothing of fractions, whatever lanes there were", () => {
+    const home = account()
+    const lanes = [0.1, 0.2, 0.3].map((tokens) => {
+      const { lane } = laneOf([home], [])
+      Queue.add(lane, waiter(lane, 1, "", tokens))
+      return lane
+    })
+    for (const lane of lanes) Queue.unpark(lane)
     assert.deepStrictEqual(home.queued, Array.from({ length: 3 }, () => Account.amounts(0, 0, 0, 0)))
   })
 
@@ -207,6 +235,11 @@ describe("a lane", () => {
     Queue.unpark(lane)
     Queue.park(lane, other)
     assert.deepStrictEqual([lane.head, lane.start], [waiters[1], 0])
+    Queue.unpark(lane)
+    Queue.park(lane, home)
+    assert.deepStrictEqual([lane.head, lane.start], [waiters[0], 0])
+    Queue.unpark(lane)
+    Queue.park(lane, other)
     assert.deepStrictEqual(served(lane, waiters), [1, 2, 0])
   })
 })
@@ -290,8 +323,8 @@ describe("turns", () => {
 
   it("are forgotten once nobody waits", () => {
     const home = account()
-    const { lane, waiters } = laneOf([home], [[1, "a"], [1, "b"]])
-    assert.deepStrictEqual(served(lane, waiters, 5), [0, 1])
+    const { lane, waiters } = laneOf([home], [[1, "a"], [1, "b"], [1, "a"]])
+    assert.deepStrictEqual(served(lane, waiters, 5), [0, 1, 2])
     assert.deepStrictEqual(["a", "b"].map((tenant) => Queue.startAt(home, 1, tenant)), [0, 0])
     assert.deepStrictEqual(home.fair, Array.from({ length: 3 }, () => ({ virtual: 0, next: new Map() })))
   })

@@ -127,6 +127,18 @@ describe("a limit below what is known", () => {
       600 - 300 * Math.exp(-0.125)
     ],
     ["counts a small request for one", { ...cut, units: 2, requests: 4 }, 100_500, 600 - 300 * Math.exp(-0.5)],
+    [
+      "counts a small request for one where they are rare",
+      { ...cut, limit: 6, known: 12, units: 2, requests: 4 },
+      110_000,
+      12 - 6 * Math.exp(-0.5)
+    ],
+    [
+      "counts a larger request for what it is where they are rare",
+      { ...cut, limit: 6, known: 12, units: 6, requests: 4 },
+      115_000,
+      12 - 6 * Math.exp(-0.5)
+    ],
     ["is there when next to nothing is missing", { ...cut, limit: 596 }, 100_500, 600],
     ["is not there when more is missing", { ...cut, limit: 594 }, 100_100, 600 - 6 * Math.exp(-0.1)],
     ["stops at what is stated", { ...cut, stated: 400 }, 100_500, 400],
@@ -174,6 +186,9 @@ describe("a limit that is in use", () => {
     const grown = (limit: number) =>
       step(busy({ limit, grownAt: 105_000, known: 500, refused: 500, holdMs: 77 }), succeeded(105_000), 105_000)
     assert.deepInclude(grown(550), { limit: 550, known: 500, holdMs: 77 })
+    const growing = step(busy({ limit: 540, known: 500, refused: 500, holdMs: 77 }), succeeded(105_000), 105_000)
+    assert.deepInclude(growing, { known: 0, holdMs: 10_000, grownAt: 105_000 })
+    assert.closeTo(growing.limit, 540 * 1.05 ** 0.5, 1e-9)
     assert.deepInclude(grown(551), { limit: 551, known: 0, holdMs: 10_000, grownAt: 105_000 })
     assert.deepInclude(step(busy({ limit: 551, known: 0, holdMs: 77 }), succeeded(105_000), 105_000), { holdMs: 77 })
     assert.deepInclude(step(busy({ limit: 5, known: 1, refused: 1, holdMs: 77 }), succeeded(105_000), 105_000), {
@@ -329,6 +344,7 @@ describe("an overload", () => {
   })
 
   it("after another one cuts no further than half, and never below the floor", () => {
+    assert.strictEqual(overloaded(busy({ limit: 501, known: 600 })).limit, 350)
     assert.strictEqual(overloaded(busy({ limit: 310, known: 600 })).limit, 300)
     assert.strictEqual(overloaded(busy({ limit: 250, known: 600 })).limit, 250)
     assert.strictEqual(overloaded(busy({ limit: 6, known: 6 })).limit, 6)

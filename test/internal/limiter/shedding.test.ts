@@ -38,8 +38,20 @@ describe("shedding", () => {
     assert.strictEqual(Shedding.floorMs(idle, 95_000), 0)
     // Halves of minutes are counted from the first.
     for (let each = 0; each < 9; each++) Shedding.refused(idle, 100, 119_000)
+    assert.strictEqual(Shedding.floorMs(idle, 119_000), 100)
     assert.strictEqual(Shedding.floorMs(idle, 149_999), 100)
     assert.strictEqual(Shedding.floorMs(idle, 150_000), 0)
+  })
+
+  it("nothing is left of it after that", () => {
+    const nothing = after(Array.from({ length: 9 }, () => [10, 900] as const))
+    assert.strictEqual(Shedding.floorMs(nothing, 95_000), 0)
+    for (let each = 0; each < 7; each++) Shedding.refused(nothing, 0, 95_000)
+    assert.strictEqual(Shedding.floorMs(nothing, 95_000), 0)
+    Shedding.refused(nothing, 0, 95_000)
+    assert.strictEqual(Shedding.floorMs(nothing, 95_000), 0)
+    Shedding.refused(nothing, 0.5, 95_000)
+    assert.strictEqual(Shedding.floorMs(nothing, 95_000), 0.5)
   })
 
   it("begins with nothing, whenever that is", () => {

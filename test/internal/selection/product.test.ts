@@ -70,12 +70,22 @@ describe("the highest product", () => {
     [
       "takes the shortest time for what nobody knows and is idle",
       [
+        { latency: 100, health: 99.9 },
         { latency: 200 },
-        { latency: 100 },
-        { health: 99.9 }
+        {}
       ],
       { latency: 1, health: 1 },
-      1
+      2
+    ],
+    [
+      "takes no shorter time for it, whoever is not free has answered in one",
+      [
+        { latency: 100 },
+        { health: 99.9 },
+        { latency: 1, free: false }
+      ],
+      { latency: 1, health: 1 },
+      0
     ],
     ["prefers what is idle where nobody has answered yet", [{ pending: 1 }, {}], { latency: 1 }, 1],
     // The first has a load of 30 001, and 20 times as much of the rest.
@@ -162,6 +172,8 @@ describe("the highest product", () => {
     assert.deepStrictEqual([highest(100, 199), highest(100, 201), highest(100, 50)], [1, 0, 1])
     const three = candidatesOf([{ latency: 100 }, { latency: 190 }, { latency: 60 }])
     assert.strictEqual(Product.highest(three, 0, 3, weights({ latency: 1 }), 1, 2), 2)
+    const four = candidatesOf([{ latency: 100 }, { latency: 190 }, { latency: 60 }, { latency: 50 }])
+    assert.strictEqual(Product.highest(four, 0, 4, weights({ latency: 1 }), 1, 2), 3)
   })
 })
 

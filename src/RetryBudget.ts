@@ -382,8 +382,7 @@ export const layerMemory = (options: Options = {}): Layer.Layer<RetryBudget> => 
     )
 
     // Each is a single step of the fiber: every call deposits and settles.
-    const at = <A>(use: (now: number) => A): Effect.Effect<A> =>
-      Step.sync((moment) => use(Step.millis(moment)))
+    const at = <A>(use: (now: number) => A): Effect.Effect<A> => Step.sync((moment) => use(Step.millis(moment)))
 
     return RetryBudget.of({
       deposit: (key) =>

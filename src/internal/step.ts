@@ -52,8 +52,7 @@ export const millis = (moment: Moment): number => moment.wall ??= moment.clock.c
  *
  * @internal
  */
-export const elapsed = (moment: Moment): number =>
-  moment.mono ??= Number(moment.clock.monotonicTimeNanosUnsafe()) / 1e6
+export const elapsed = (moment: Moment): number => moment.mono ??= Number(moment.clock.monotonicTimeNanosUnsafe()) / 1e6
 
 /**
  * Says that time may have passed, so that clocks are read again.

@@ -50,12 +50,15 @@ export const hedged = <A, R>(
   })
 
   const beside = (hedge: Chosen): Effect.Effect<Served<A>, Ended<A>, R> =>
-    Effect.flatMap(Step.at((moment) => attempt(moment, loop, hedge, keeps)), (ended): Effect.Effect<Served<A>, Ended<A>> => {
-      if (ended._tag === "Served") return Effect.succeed(ended)
-      if (ended._tag !== "Failed") return Effect.andThen(giveBack(call), Effect.fail(ended))
-      learn(ended)
-      return Effect.fail(ended)
-    })
+    Effect.flatMap(
+      Step.at((moment) => attempt(moment, loop, hedge, keeps)),
+      (ended): Effect.Effect<Served<A>, Ended<A>> => {
+        if (ended._tag === "Served") return Effect.succeed(ended)
+        if (ended._tag !== "Failed") return Effect.andThen(giveBack(call), Effect.fail(ended))
+        learn(ended)
+        return Effect.fail(ended)
+      }
+    )
 
   // Whoever fails beside another one changes what the call knows, but decides nothing while that one may still answer.
   const learn = (failed: Failed): void => {

@@ -57,7 +57,9 @@ const cutShort = (call: Call, attempt: Attempt, error: Errors.LLMError): Effect.
   // A timer may be early by a millisecond; what gave up sooner had a shorter limit of its own.
   const isSlice = hurried.has(error.reason) && tookMs >= attempt.sliceMs - 1
   const isDeadline = error.reason === "deadline" && attempt.firstContentAt === undefined
-  if (error.errorClass !== "timeout" || !(isSlice || isDeadline)) return Exit.succeed({ error, evidence: error, restMs })
+  if (error.errorClass !== "timeout" || !(isSlice || isDeadline)) {
+    return Exit.succeed({ error, evidence: error, restMs })
+  }
   return Effect.map(call.engine.health.figures(attempt.member.health[0] ?? ""), (figures) => {
     const usualMs = call.need.kind === "stream" ? figures?.firstTokenP95Ms : figures?.latencyP95Ms
     const isSlow = tookMs >= (usualMs === undefined ? enoughMs : 2 * usualMs)

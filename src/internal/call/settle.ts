@@ -63,8 +63,7 @@ export const failAfter = (
 ): Effect.Effect<never, Errors.LLMError> =>
   Effect.flatMap(
     settle(call, attempt, error),
-    (failed) =>
-      Effect.andThen(Records.ended(call, undefined, failed.error), failWith(call, failed.error))
+    (failed) => Effect.andThen(Records.ended(call, undefined, failed.error), failWith(call, failed.error))
   )
 
 export const failWith = (call: Call, error: Errors.LLMError): Effect.Effect<never, Errors.LLMError> =>

@@ -290,7 +290,7 @@ const resolve = (engine: Engine, scopes: Ask["scopes"]): Account.Footing => {
 
 const metersOf = (accounts: ReadonlyArray<Account.Account>): ReadonlyArray<Meter.Meter> => {
   const meters: Array<Meter.Meter> = []
-  for (const account of accounts) { for (const meter of account.meters) meters.push(meter) }
+  for (const account of accounts) for (const meter of account.meters) meters.push(meter)
   return meters
 }
 

@@ -44,16 +44,26 @@ export const make = (
   parts: Parts,
   adapterOf: (target: Targets.Target, index: number) => Adapter | undefined
 ): Engine => {
+  // Targets have most names in common, with each other and among their own: thousands of them share one string each.
+  const names = new Map<string, string>()
+  const once = (name: string): string => {
+    const known = names.get(name)
+    if (known === undefined) names.set(name, name)
+    return known ?? name
+  }
   const candidates = options.targets.map((target, index): Member => ({
     target,
     about: about(target),
     adapter: adapterOf(target, index),
-    scopeKeys: Targets.scopeKeys(target),
-    limits: limitScopes(target, options.limits ?? {}, options.name),
+    scopeKeys: Targets.scopeKeys(target).map(once),
+    limits: limitScopes(target, options.limits ?? {}, options.name).map(({ key, limits }) => ({
+      key: once(key),
+      limits
+    })),
     retry: typeof options.retry === "function" ? options.retry(target) : options.retry ?? Retry.standard,
-    circuit: `target:${target.id}`,
-    health: healthKeys(target),
-    budget: `${target.provider}/${target.model}`
+    circuit: once(`target:${target.id}`),
+    health: healthKeys(target).map(once),
+    budget: once(`${target.provider}/${target.model}`)
   })).sort((a, b) => a.target.order - b.target.order)
   return {
     ...checked,

@@ -136,9 +136,10 @@ export interface Account {
   learnedSlots: Learning.ConcurrencyState | undefined
   /** Lanes that wait for room here, the next one first. */
   readonly parked: Heap.Heap<Lane>
-  /** What the parked lanes ask for, by level. */
-  readonly queued: ReadonlyArray<Amounts>
-  readonly fair: ReadonlyArray<Fair>
+  /** What the parked lanes ask for, by level; a level that nothing waits at has none. */
+  readonly queued: Array<Amounts>
+  /** By level, of those at which somebody has waited: most accounts never see a queue. */
+  readonly fair: Array<Fair>
   /** Lanes that nobody may overtake here, wherever they wait. */
   readonly holders: Array<Lane>
   /** Requests that wait and have this scope among theirs, by the level they asked for. */
@@ -168,8 +169,8 @@ export const make = (
   inFlight: 0,
   learnedSlots: undefined,
   parked: options.parked,
-  queued: Array.from({ length: options.levels }, () => amounts(0, 0, 0, 0)),
-  fair: Array.from({ length: options.levels }, () => ({ virtual: 0, next: new Map<string, number>() })),
+  queued: [],
+  fair: [],
   holders: [],
   waiting: Array.from({ length: options.levels }, () => 0),
   waitingCount: 0,

@@ -352,6 +352,10 @@ const planOf = (engine: Engine, limits: Limits.Limits): Limits.Plan => {
   return plan
 }
 
+const placeLane = (lane: Queue.Lane, index: number): void => {
+  lane.slot = index
+}
+
 const open = (
   engine: Engine,
   key: string,
@@ -362,9 +366,7 @@ const open = (
     levels: engine.options.levels,
     adaptive: engine.options.adaptive,
     lagMs: engine.options.lagMs,
-    parked: Heap.make<Queue.Lane>(Queue.laneBefore, (lane, index) => {
-      lane.slot = index
-    })
+    parked: Heap.make<Queue.Lane>(Queue.laneBefore, placeLane)
   }, engine.now)
   account.limits = limits
   engine.accounts.set(key, account)

@@ -159,8 +159,9 @@ export const goesFirst = (
  * @internal
  */
 export const startAt = (account: Account | undefined, level: number, tenant: string): number => {
-  const fair = account?.fair[level]
-  return fair === undefined ? nowhere : Math.max(fair.virtual, fair.next.get(tenant) ?? 0)
+  if (account === undefined) return nowhere
+  const fair = account.fair[level]
+  return fair === undefined ? 0 : Math.max(fair.virtual, fair.next.get(tenant) ?? 0)
 }
 
 /**
@@ -169,8 +170,7 @@ export const startAt = (account: Account | undefined, level: number, tenant: str
  * @internal
  */
 export const serve = (account: Account, level: number, tenant: string, cost: number): void => {
-  const fair = account.fair[level]
-  if (fair === undefined) return
+  const fair = account.fair[level] ??= { virtual: 0, next: new Map() }
   const start = startAt(account, level, tenant)
   fair.virtual = start
   // Tenants that are not ahead of the virtual time need no entry.
@@ -181,10 +181,10 @@ export const serve = (account: Account, level: number, tenant: string, cost: num
 }
 
 const resetFairness = (account: Account): void => {
-  for (const fair of account.fair) {
+  account.fair.forEach((fair) => {
     fair.virtual = 0
     if (fair.next.size > 0) fair.next.clear()
-  }
+  })
 }
 
 /** @internal */
@@ -259,9 +259,10 @@ const leave = (lane: Lane, waiter: Waiter): void => {
 const count = (lane: Lane, waiter: Waiter, sign: 1 | -1): void => {
   const queued = lane.queued[waiter.level]
   if (queued !== undefined) addTo(queued, waiter.wanted, sign)
-  const atHome = lane.home?.queued[waiter.level]
-  if (atHome !== undefined) addTo(atHome, waiter.wanted, sign)
+  if (lane.home !== undefined) addTo(queuedAt(lane.home, waiter.level), waiter.wanted, sign)
 }
+
+const queuedAt = (account: Account, level: number): Amounts => account.queued[level] ??= amounts(0, 0, 0, 0)
 
 /**
  * Finds a lane's next request anew; returns whether that, or its place among lanes, has changed.
@@ -312,8 +313,7 @@ export const park = (lane: Lane, account: Account): void => {
   }
   findHead(lane)
   lane.queued.forEach((queued, level) => {
-    const sum = account.queued[level]
-    if (sum !== undefined) addTo(sum, queued, 1)
+    if (queued.requests > 0) addTo(queuedAt(account, level), queued, 1)
   })
   Heap.push(account.parked, lane)
 }
@@ -324,12 +324,11 @@ export const unpark = (lane: Lane): void => {
   if (account === undefined) return
   Heap.removeAt(account.parked, lane.slot)
   lane.queued.forEach((queued, level) => {
-    const sum = account.queued[level]
-    if (sum !== undefined) addTo(sum, queued, -1)
+    if (queued.requests > 0) addTo(queuedAt(account, level), queued, -1)
   })
   lane.home = undefined
   if (account.parked.items.length === 0) {
     // Sums of fractions do not end at zero by themselves.
-    for (const sum of account.queued) Object.assign(sum, amounts(0, 0, 0, 0))
+    account.queued.length = 0
   }
 }

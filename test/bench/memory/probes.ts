@@ -55,9 +55,10 @@ const live = (make: Probe["make"]): Probe => ({ clock: "live", make })
 
 type Make = Probe["make"]
 
+/** More than is used, and no more than a provider may allow: large numbers take more memory. */
 const plenty: RateLimiter.Limits = {
-  requests: { limit: 1e12, per: "1 minute" },
-  tokens: { limit: 1e12, per: "1 minute" },
+  requests: { limit: 1_000_000, per: "1 minute" },
+  tokens: { limit: 1_000_000_000, per: "1 minute" },
   concurrency: 1_000_000
 }
 

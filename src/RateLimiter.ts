@@ -166,6 +166,13 @@ export interface Request {
   readonly maxWait?: Duration.Input | undefined
   /** Among whom the limits are shared fairly. */
   readonly tenant?: string | undefined
+  /**
+   * When whoever asks began to wait, in milliseconds of the `Clock`: one that comes back, as after a failure, keeps its
+   * place among those who wait.
+   *
+   * @default now
+   */
+  readonly since?: number | undefined
   /** Whom the request is for, for the error. */
   readonly context?: Timeouts.ErrorContext | undefined
 }
@@ -599,14 +606,15 @@ const amount = (field: string, value: number | undefined): number => {
   return value
 }
 
-const askOf = (request: Request, maxWaitMs: number): Engine.Ask => ({
+const askOf = (request: Request, maxWaitMs: number, now: Engine.Engine["now"]): Engine.Ask => ({
   scopes: request.scopes,
   input: amount("tokens.input", request.tokens?.input),
   output: amount("tokens.output", request.tokens?.output),
   slots: request.slots === undefined ? 1 : amount("slots", request.slots),
   level: levels[request.priority ?? "normal"],
   tenant: request.tenant ?? "",
-  maxWaitMs
+  maxWaitMs,
+  since: request.since === undefined ? undefined : now.mono - Math.max(0, now.wall - request.since)
 })
 
 const maxWaitOf = (request: Request): number => {
@@ -769,7 +777,7 @@ const makeDesk = (
   const take = (request: Request): Effect.Effect<Reservation, RateLimitError> =>
     Step.make((moment) => {
       tick(moment)
-      const outcome = Engine.reserve(engine, askOf(request, 0))
+      const outcome = Engine.reserve(engine, askOf(request, 0, engine.now))
       if (engine.done.length > 0 || engine.waiting > 0) finish()
       switch (outcome._tag) {
         case "Granted":
@@ -786,7 +794,7 @@ const makeDesk = (
       Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
         tick()
         const scope = Context.getUnsafe(fiber.context, Scope.Scope)
-        const ask = askOf(request, queueing ? Math.min(maxWaitOf(request), deadlineOf(fiber)) : 0)
+        const ask = askOf(request, queueing ? Math.min(maxWaitOf(request), deadlineOf(fiber)) : 0, engine.now)
         const outcome = Engine.reserve(engine, ask)
         if (engine.done.length > 0 || engine.waiting > 0) finish()
         switch (outcome._tag) {
@@ -819,7 +827,7 @@ const makeDesk = (
       reserve: (request) => admit(request, true),
       tryReserve: (request) => admit(request, false),
       take,
-      waitFor: (request) => step(() => forecastOf(Engine.foresee(engine, askOf(request, 0)))),
+      waitFor: (request) => step(() => forecastOf(Engine.foresee(engine, askOf(request, 0, engine.now)))),
       headrooms: (sets) =>
         Step.sync((moment) => {
           tick(moment)

@@ -84,6 +84,7 @@ import * as OpenAi from "../internal/gateway/openai.ts"
 import { File } from "../internal/gateway/schema.ts"
 import * as Serving from "../internal/gateway/serve.ts"
 import * as Statuses from "../internal/gateway/status.ts"
+import * as Visits from "../internal/gateway/visit.ts"
 import * as Usage from "../Usage.ts"
 
 /**
@@ -228,7 +229,7 @@ export const make: (
     yield* Alarms.keep
     const startedAt = yield* Clock.currentTimeMillis
     const state = yield* Models.makeState(Usage.layer())
-    const desk = Serving.makeDesk(state, { plan, models: yield* Models.build(state, plan) })
+    const desk = Visits.makeDesk(state, { plan, models: yield* Models.build(state, plan) })
     const status = Statuses.status(desk, startedAt)
 
     const idle = Effect.callback<void>((resume) => {

@@ -118,6 +118,7 @@ describe("the face of OpenAI", () => {
         const asked = { ...hello, n: 3, stream: true, stream_options: { include_usage: true } }
         const reply = yield* ask(port, asked)
         assert.strictEqual(reply.status, 200)
+        assert.match(String(reply.headers["x-breakwater-target"]), new RegExp(`^${order[0]}/`))
         const all = events(reply.body)
         for (const index of [0, 1, 2]) {
           const own = all.flatMap((_) => _.data.choices ?? []).filter((_: Harness.Json) => _.index === index)

@@ -33,6 +33,7 @@ const fixture = Effect.gen(function*() {
       openai: { targets: [`openai/${models.openai}`], ...once },
       anthropic: { targets: [`anthropic/${models.anthropic}`], ...once },
       patient: { targets: [`openai/${models.openai}`] },
+      single: { targets: [`openai/${models.openai}`], maxAttempts: 1 },
       both: { targets: [`openai/${models.openai}`, `anthropic/${models.anthropic}`], retry: { base: "2 millis" } },
       buffered: { targets: [`openai/${models.openai}`], streamPolicy: "buffer", ...once }
     }
@@ -273,7 +274,8 @@ describe.concurrent("clients", () => {
               const seen = yield* Effect.scoped(Effect.gen(function*() {
                 const { ask, upstreams } = yield* fixture
                 yield* upstreams.openai.outage(expected.fault)
-                const thrown = yield* thrownBy(() => client[kind](unchanged(client, ask("openai"))))
+                const model = name === "no answer" ? "openai" : "single"
+                const thrown = yield* thrownBy(() => client[kind](unchanged(client, ask(model))))
                 return [thrown, (yield* upstreams.openai.received).requests] as const
               }))
               const [{ error, retryAfter, says, status }, requests] = seen

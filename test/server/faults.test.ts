@@ -86,6 +86,8 @@ const alive = Effect.fnUntraced(function*(port: number) {
   assert.isBelow(tookMs, 200)
 })
 
+const hangs: ReadonlySet<string> = new Set(["NoAnswer", "SlowFirstToken", "Stall"])
+
 /** Runs a check for both faces before providers of both formats. */
 const everyWay = <E, R>(
   model: object,
@@ -104,7 +106,10 @@ const everyWay = <E, R>(
     ([name, first, kind]) =>
       Effect.gen(function*() {
         const face = faces[name]
-        const built = yield* world([first, first === "openai" ? "anthropic" : "openai"], model, single)
+        // Only who waits for what never comes has to be quick about it.
+        const patient = hangs.has(fault._tag) ? {} : { timeouts: { total: "5 seconds" } }
+        const order = [first, first === "openai" ? "anthropic" : "openai"] as const
+        const built = yield* world(order, { ...patient, ...model }, single)
         yield* built.first.outage(fault)
         const reply = yield* ask(built.port, { ...face.body, stream: kind === "stream" }, face.asking)
         const label = `${name} face, ${first} first, ${kind}: ${reply.status} ${reply.body.slice(0, 300)}`

@@ -50,7 +50,8 @@ export const requestOf = (
     priority: call.need.priority,
     tenant: call.need.tenant,
     maxWait: Math.max(0, Math.min(call.engine.queueWaitMs, left - answerMs)),
-    context: member.about
+    context: member.about,
+    since: call.startedAt
   }
 }
 

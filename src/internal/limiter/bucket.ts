@@ -65,7 +65,7 @@ export const waitFor = (bucket: Bucket, amount: number, now: number): number => 
   if (missing <= 1e-9 * Math.max(1, bucket.capacity)) return 0
   const refill = missing / bucket.perMs
   const wait = bucket.stepMs === 0
-    ? refill + Math.max(0, bucket.at - now)
+    ? refill + (bucket.at - now)
     : Math.ceil(refill / bucket.stepMs - 1e-9) * bucket.stepMs - (now - bucket.at)
   return wait <= earlyMs ? 0 : wait
 }

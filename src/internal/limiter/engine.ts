@@ -60,6 +60,8 @@ export interface Ask {
   readonly tenant: string
   /** Longest wait; 0 never queues. */
   readonly maxWaitMs: number
+  /** When it began to wait, in elapsed milliseconds, if it did so before it came. */
+  readonly since?: number | undefined
 }
 
 /** @internal */
@@ -185,10 +187,10 @@ export const reserve = (engine: Engine, ask: Ask): Outcome => {
 
   const lane = accounts.some(isContended) ? engine.lanes.get(laneKey(accounts)) : undefined
   const mayPass = lane?.head === undefined || ask.level < lane.head.level
-  if (mayPass && !isBlocked(engine, accounts, wanted, ask.level, ask.tenant, undefined)) {
+  if (mayPass && !isBlocked(engine, accounts, wanted, newcomer(engine, ask), ask.tenant, undefined)) {
     return { _tag: "Granted", grant: grant(engine, accounts, meters, wanted, ask.level, ask.tenant, 0, undefined) }
   }
-  project(engine, accounts, wanted, ask.level, lane)
+  project(engine, accounts, wanted, ask.level, lane, ask.since)
   const refusal = foundRefusal(engine, accounts, wanted)
   if (engine.options.maxQueue === 0) return refuse(engine, accounts, { ...refusal, reason: "queue_full" })
   if (ask.maxWaitMs <= 0) return refuse(engine, accounts, refusal)
@@ -200,6 +202,12 @@ export const reserve = (engine: Engine, ask: Ask): Outcome => {
   }
   return enqueue(engine, ask, accounts, wanted, lane)
 }
+
+const newcomer = (engine: Engine, { level, since }: Ask): Queue.Candidate => ({
+  level,
+  order: since ?? engine.now.mono,
+  seq: Number.POSITIVE_INFINITY
+})
 
 /** Whether a request would wait for too long; in an overload, whether a large one in its place would. */
 const isTooLong = (
@@ -215,7 +223,7 @@ const isTooLong = (
   const now = engine.now.mono
   const floorMs = Shedding.floorMs(account.shedding, now)
   if (waitMs <= longest && waitMs + floorMs <= longest) return false
-  project(engine, accounts, Account.amounts(1, 0, 0, ask.slots), ask.level, lane)
+  project(engine, accounts, Account.amounts(1, 0, 0, ask.slots), ask.level, lane, ask.since)
   const aheadMs = Math.min(waitMs, engine.found.waitMs)
   if (waitMs > longest) {
     Shedding.refused(account.shedding, waitMs - aheadMs, now)
@@ -237,10 +245,10 @@ export const foresee = (engine: Engine, ask: Ask): Refusal => {
   if (oversize !== undefined) return oversize
   const lane = engine.lanes.get(laneKey(accounts))
   const mayPass = lane?.head === undefined || ask.level < lane.head.level
-  if (mayPass && !isBlocked(engine, accounts, wanted, ask.level, ask.tenant, undefined)) {
+  if (mayPass && !isBlocked(engine, accounts, wanted, newcomer(engine, ask), ask.tenant, undefined)) {
     return { reason: "rate_limit", key: "", dimension: undefined, waitMs: 0, rule: "", asked: 0 }
   }
-  project(engine, accounts, wanted, ask.level, lane)
+  project(engine, accounts, wanted, ask.level, lane, ask.since)
   return foundRefusal(engine, accounts, wanted)
 }
 
@@ -409,7 +417,7 @@ const isBlocked = (
   engine: Engine,
   accounts: ReadonlyArray<Account.Account>,
   wanted: Account.Amounts,
-  level: number,
+  candidate: Queue.Candidate,
   tenant: string,
   waiter: Queue.Waiter | undefined
 ): boolean => {
@@ -419,10 +427,10 @@ const isBlocked = (
   found.dimension = undefined
   found.rule = undefined
   for (const account of accounts) {
-    if (account !== waiter?.lane.home && isBehind(account, level, tenant, waiter) && found.account === undefined) {
+    if (account !== waiter?.lane.home && isBehind(account, candidate, tenant, waiter) && found.account === undefined) {
       found.account = account
     }
-    lookAt(engine, account, wanted, level)
+    lookAt(engine, account, wanted, candidate.level)
   }
   return found.account !== undefined
 }
@@ -430,17 +438,16 @@ const isBlocked = (
 /** Returns whether others go first at an account: those that wait there, and those that hold it. */
 const isBehind = (
   account: Account.Account,
-  level: number,
+  candidate: Queue.Candidate,
   tenant: string,
   waiter: Queue.Waiter | undefined
 ): boolean => {
   if (!isContended(account)) return false
   // The first level passes everybody but those of its own who wait for room here.
   const next = account.parked.items[0]
-  const candidate = { level, seq: waiter?.seq ?? Number.POSITIVE_INFINITY }
   const holds = waiter !== undefined && waiter.lane.holding === waiter
   if (next?.head !== undefined && next !== waiter?.lane) {
-    const start = Queue.startAt(account, level, tenant)
+    const start = Queue.startAt(account, candidate.level, tenant)
     if (!Queue.goesFirst(candidate, start, holds, next.head, next.start, next.holding === next.head)) return true
   }
   return isHeld(account, candidate, holds, waiter?.lane)
@@ -451,14 +458,14 @@ const isContended = ({ holders, parked }: Account.Account): boolean => parked.it
 
 const isHeld = (
   account: Account.Account,
-  candidate: { readonly level: number; readonly seq: number },
+  candidate: Queue.Candidate,
   holds: boolean,
   lane: Queue.Lane | undefined
 ): boolean => {
   for (const holder of account.holders) {
     const held = holder.holding
     if (holder === lane || held === undefined || candidate.level < held.level) continue
-    if (!holds || held.level < candidate.level || held.seq < candidate.seq) return true
+    if (!holds || held.level < candidate.level || Queue.isBefore(held, candidate)) return true
   }
   return false
 }
@@ -502,9 +509,11 @@ const project = (
   accounts: ReadonlyArray<Account.Account>,
   wanted: Account.Amounts,
   level: number,
-  lane: Queue.Lane | undefined
+  lane: Queue.Lane | undefined,
+  since: number | undefined = undefined
 ): void => {
   const { found, now, options } = engine
+  const part = partBefore(lane, since)
   const share = level === 0 ? 0 : options.reserve
   found.waitMs = 0
   found.account = undefined
@@ -518,7 +527,7 @@ const project = (
         if (lane !== undefined && lane.home !== account) ahead += lane.queued[other]?.[meter.dimension] ?? 0
       }
       const kept = share === 0 ? 0 : share * Meter.capacity(meter)
-      const wait = Meter.waitFor(meter, wanted[meter.dimension], ahead, kept, now)
+      const wait = Meter.waitFor(meter, wanted[meter.dimension], part * ahead, kept, now)
       note(found, wait * Meter.outlook(meter), account, meter)
     }
   }
@@ -534,6 +543,13 @@ const project = (
       found.rule = undefined
     }
   }
+}
+
+/** The part of a queue that goes before whoever began to wait then, taking the others to have begun evenly. */
+const partBefore = (lane: Queue.Lane | undefined, since: number | undefined): number => {
+  if (lane?.head === undefined || since === undefined || since >= lane.latest) return 1
+  const { latest, head: { order } } = lane
+  return since <= order ? 0 : (since - order) / (latest - order)
 }
 
 const grant = (
@@ -596,6 +612,7 @@ const enqueue = (
   const key = known?.key ?? laneKey(accounts)
   const lane = known ?? Queue.makeLane(key, accounts, options.levels)
   const waiter: Queue.Waiter = {
+    order: ask.since ?? now.mono,
     seq: engine.seq++,
     lane,
     tenant: ask.tenant,
@@ -622,7 +639,7 @@ const enqueue = (
   }
   if (known === undefined) {
     engine.lanes.set(key, lane)
-    isBlocked(engine, accounts, wanted, ask.level, ask.tenant, waiter)
+    isBlocked(engine, accounts, wanted, waiter, ask.tenant, waiter)
     const home = engine.found.account ?? accounts[0]
     if (home !== undefined) parkAt(engine, lane, home)
   } else if (Queue.refresh(lane) && lane.head === waiter && lane.home !== undefined) {
@@ -683,7 +700,7 @@ const pump = (engine: Engine, account: Account.Account): void => {
       head.binding = engine.found.dimension ?? head.binding
       return setWake(engine, account, engine.now.mono + engine.found.waitMs)
     }
-    if (isBlocked(engine, lane.accounts, head.wanted, head.level, head.tenant, head)) move(engine, lane, head)
+    if (isBlocked(engine, lane.accounts, head.wanted, head, head.tenant, head)) move(engine, lane, head)
     else serve(engine, lane, head)
   }
 }

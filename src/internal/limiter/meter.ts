@@ -204,10 +204,11 @@ export const limit = (meter: Meter): number =>
  * @internal
  */
 export const waitFor = (meter: Meter, amount: number, ahead: number, kept: number, now: Now): number => {
-  const blocked = Math.max(0, meter.blockedUntil - now.mono)
-  if (amount === 0 && ahead === 0) return blocked > 0.001 ? blocked : 0
+  const left = meter.blockedUntil - now.mono
+  const blocked = left > 0.001 ? left : 0
+  if (amount === 0 && ahead === 0) return blocked
   const needed = Math.min(amount + kept, capacity(meter)) + ahead
-  return Math.max(blocked > 0.001 ? blocked : 0, waitForLevel(meter, needed, now))
+  return Math.max(blocked, waitForLevel(meter, needed, now))
 }
 
 /**

@@ -56,7 +56,6 @@ import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
-import type * as Fiber from "effect/Fiber"
 import { dual } from "effect/Function"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
@@ -66,7 +65,7 @@ import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Core from "./internal/circuit/core.ts"
-import type * as Histories from "./internal/circuit/history.ts"
+import * as Histories from "./internal/circuit/history.ts"
 import * as Registries from "./internal/circuit/registry.ts"
 import * as Trip from "./internal/circuit/trip.ts"
 import * as Windows from "./internal/circuit/window.ts"
@@ -1012,14 +1011,54 @@ const invalid = (where: string, field: string, demand: string, got: unknown): Ra
 // The service
 // -----------------------------------------------------------------------------
 
-/** A call that has been admitted. */
-interface Held {
+/** What a permit tells its breaker. */
+interface Desk {
+  readonly tell: (held: Held, outcome: Outcome, now: number) => void
+  readonly settle: (held: Held, exit: Exit.Exit<unknown, unknown>, now: number) => void
+  readonly firstContent: (held: Held, now: number) => void
+}
+
+/** A call that has been admitted. As a class, because every call makes one and uses one of its members. */
+class Held implements Permit {
+  readonly desk: Desk
   readonly cell: Registries.Cell
   readonly clock: Clock.Clock
   readonly startedAt: number
+  readonly isProbe: boolean
   permit: Core.Permit
   firstTokenMs: number | undefined
   told: boolean
+
+  constructor(desk: Desk, cell: Registries.Cell, clock: Clock.Clock, startedAt: number, permit: Core.Permit) {
+    this.desk = desk
+    this.cell = cell
+    this.clock = clock
+    this.startedAt = startedAt
+    this.isProbe = permit.probe !== undefined
+    this.permit = permit
+    this.firstTokenMs = undefined
+    this.told = false
+  }
+
+  get key(): string {
+    return this.cell.key
+  }
+  get firstContent(): Effect.Effect<void> {
+    return Step.sync((moment) => this.desk.firstContent(this, Step.elapsed(moment)))
+  }
+  get success(): Effect.Effect<void> {
+    return Step.sync((moment) => this.desk.tell(this, success, Step.elapsed(moment)))
+  }
+  get ignored(): Effect.Effect<void> {
+    return Step.sync((moment) => this.desk.tell(this, ignored, Step.elapsed(moment)))
+  }
+  get failure(): Permit["failure"] {
+    return (errorClass, retryAfter) =>
+      Step.sync((moment) => this.desk.tell(this, failure(errorClass, { retryAfter }), Step.elapsed(moment)))
+  }
+  get settle(): Permit["settle"] {
+    return (exit) => Step.sync((moment) => this.desk.settle(this, exit, Step.elapsed(moment)))
+  }
 }
 
 // Open times must not depend on somebody setting the clock of the machine.
@@ -1045,22 +1084,22 @@ const service = (
     })
 
   const noSeed = () => 0
-  const use = (fiber: Fiber.Fiber<unknown, unknown>, key: string, now: number): Registries.Cell =>
+  const use = (moment: Step.Moment, key: string): Registries.Cell =>
     registry.use(
       key,
-      now,
-      draws ? () => Math.floor(fiber.getRef(Random.Random).nextDoubleUnsafe() * 2 ** 32) : noSeed
+      Step.elapsed(moment),
+      draws ? () => Math.floor(moment.fiber.getRef(Random.Random).nextDoubleUnsafe() * 2 ** 32) : noSeed
     )
 
-  const admit = (fiber: Fiber.Fiber<unknown, unknown>, key: string): Held | Errors.LLMError => {
-    const clock = fiber.getRef(Clock.Clock)
-    const now = monotonic(clock)
-    const cell = use(fiber, key, now)
+  const admit = (moment: Step.Moment, key: string): Held | Errors.LLMError => {
+    const { clock } = moment
+    const now = Step.elapsed(moment)
+    const cell = use(moment, key)
     passTime(cell, clock, now)
     const [state, decision] = Core.admit(config, cell.state, now)
     commit(cell, state, clock)
     return decision._tag === "Admitted"
-      ? { cell, clock, startedAt: now, permit: decision.permit, firstTokenMs: undefined, told: false }
+      ? new Held(desk, cell, clock, now, decision.permit)
       : refusalOf(cell, decision)
   }
 
@@ -1068,14 +1107,13 @@ const service = (
   const passTime = (cell: Registries.Cell, clock: Clock.Clock, now: number): void =>
     commit(cell, Core.advance(config, cell.state, now), clock)
 
-  const tell = (held: Held, outcome: Outcome, error?: Errors.LLMError): void => {
+  const tell = (held: Held, outcome: Outcome, now: number, error?: Errors.LLMError): void => {
     if (held.told) return
     held.told = true
     const { cell, clock, permit } = held
     if (cell.forgotten) return
-    const now = monotonic(clock)
     cell.usedAt = now
-    cell.history.add(now, resultOf(outcome), Math.max(0, now - held.startedAt))
+    Histories.add(cell.history, now, resultOf(outcome), Math.max(0, now - held.startedAt))
     passTime(cell, clock, now)
     const told = outcome._tag === "Ignored"
       ? nothing
@@ -1083,13 +1121,12 @@ const service = (
     commit(cell, Core.record(config, cell.state, permit, told, now), clock)
   }
 
-  const settle = (held: Held, exit: Exit.Exit<unknown, unknown>): void =>
-    Exit.isSuccess(exit) ? tell(held, judge(exit)) : tell(held, judge(exit), errorOf(exit.cause))
+  const settle = (held: Held, exit: Exit.Exit<unknown, unknown>, now: number): void =>
+    Exit.isSuccess(exit) ? tell(held, judge(exit), now) : tell(held, judge(exit), now, errorOf(exit.cause))
 
-  const firstContent = (held: Held): void => {
+  const firstContent = (held: Held, now: number): void => {
     const { cell, clock } = held
     if (held.told || held.firstTokenMs !== undefined) return
-    const now = monotonic(clock)
     held.firstTokenMs = now - held.startedAt
     if (held.permit.probe === undefined || cell.forgotten) return
     passTime(cell, clock, now)
@@ -1098,15 +1135,7 @@ const service = (
     commit(cell, state, clock)
   }
 
-  const permitOf = (held: Held): Permit => ({
-    key: held.cell.key,
-    isProbe: held.permit.probe !== undefined,
-    firstContent: Step.sync(() => firstContent(held)),
-    success: Step.sync(() => tell(held, success)),
-    ignored: Step.sync(() => tell(held, ignored)),
-    failure: (errorClass, retryAfter) => Step.sync(() => tell(held, failure(errorClass, { retryAfter }))),
-    settle: (exit) => Step.sync(() => settle(held, exit))
-  })
+  const desk: Desk = { tell, settle, firstContent }
 
   const refusalOf = (cell: Registries.Cell, refused: Refused): Errors.LLMError => {
     const retryAfterMs = Math.ceil(refused.retryAfterMs)
@@ -1144,10 +1173,10 @@ const service = (
     Clock.clockWith((clock) => Effect.succeed(read(monotonic(clock), clock)))
 
   const changing = (key: string, change: (state: Core.State, now: number) => Core.State): Effect.Effect<void> =>
-    Effect.withFiber((fiber) => {
-      const clock = fiber.getRef(Clock.Clock)
-      const now = monotonic(clock)
-      const cell = use(fiber, key, now)
+    Step.at((moment) => {
+      const { clock } = moment
+      const now = Step.elapsed(moment)
+      const cell = use(moment, key)
       passTime(cell, clock, now)
       commit(cell, change(cell.state, now), clock)
       return Effect.void
@@ -1155,7 +1184,7 @@ const service = (
 
   const reset = (cell: Registries.Cell, clock: Clock.Clock, now: number): void => {
     commit(cell, Core.reset(config, cell.state, now), clock)
-    cell.history.clear()
+    Histories.clear(cell.history)
   }
 
   return CircuitBreaker.of({
@@ -1163,14 +1192,14 @@ const service = (
     execute: <A, E, R>(key: string, effect: Effect.Effect<A, E, R>) =>
       Effect.suspend(() => {
         let held: Held | undefined
-        const admitted = Effect.withFiber<A, E | Errors.LLMError, R>((fiber) => {
-          const result = admit(fiber, key)
-          if (!("told" in result)) return Effect.fail(result)
+        const admitted = Step.at<A, E | Errors.LLMError, R>((moment) => {
+          const result = admit(moment, key)
+          if (!(result instanceof Held)) return Effect.fail(result)
           held = result
           return effect
         })
         return Effect.onExitPrimitive(admitted, (exit) => {
-          if (held !== undefined) settle(held, exit)
+          if (held !== undefined) settle(held, exit, monotonic(held.clock))
           return undefined
         })
       }),
@@ -1181,28 +1210,28 @@ const service = (
         let closed = false
         const watched = Scope.addFinalizerExit(Context.getUnsafe(fiber.context, Scope.Scope), () => {
           closed = true
-          if (held !== undefined) tell(held, ignored)
+          if (held !== undefined) tell(held, ignored, monotonic(held.clock))
           return Effect.void
         })
-        const admitted = Effect.suspend(() => {
-          const result = admit(fiber, key)
-          if (!("told" in result)) return Effect.fail(result)
+        const admitted = Step.at((moment) => {
+          const result = admit(moment, key)
+          if (!(result instanceof Held)) return Effect.fail(result)
           held = result
-          if (closed) tell(result, ignored)
-          return Effect.succeed(permitOf(result))
+          if (closed) tell(result, ignored, Step.elapsed(moment))
+          return Effect.succeed(result)
         })
         return Effect.andThen(watched, admitted)
       }),
     take: (key) =>
-      Step.make((fiber) => {
-        const result = admit(fiber, key)
-        return "told" in result ? Exit.succeed(permitOf(result)) : Exit.fail(result)
+      Step.make((moment) => {
+        const result = admit(moment, key)
+        return result instanceof Held ? Exit.succeed(result) : Exit.fail(result)
       }),
     check: (key) => reading((now) => verdict(registry.peek(key, now), now)),
     checkAll: (keys) =>
-      Step.make((fiber) => {
+      Step.make((moment) => {
         if (registry.allClosed()) return noneRefuses
-        const now = monotonic(fiber.getRef(Clock.Clock))
+        const now = Step.elapsed(moment)
         let refuses = false
         const verdicts = keys.map((key) => {
           const found = verdict(registry.peek(key, now), now)
@@ -1309,7 +1338,8 @@ const transitionOf = (key: string, change: Registries.Change, epoch: number): Tr
 }
 
 const historyOf = (cell: Registries.Cell | undefined, epoch: number): History => {
-  const outcomes = cell?.history.entries().map((entry) => ({ ...entry, at: epoch + entry.at })) ?? []
+  const recorded = cell === undefined ? [] : Histories.entries(cell.history)
+  const outcomes = recorded.map((entry) => ({ ...entry, at: epoch + entry.at }))
   const counts: Partial<Record<Histories.Result, number>> = {}
   for (const { result } of outcomes) counts[result] = (counts[result] ?? 0) + 1
   return {

@@ -197,8 +197,8 @@ export const layerMemory = (options: Options = {}): Layer.Layer<ClientThrottle> 
       let isOpen = true
       return {
         settle: (outcome) =>
-          Step.sync((fiber) => {
-            const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
+          Step.sync((moment) => {
+            const now = Step.millis(moment)
             if (isOpen) Acceptance.end(limits, state, startedAt, outcome, now)
             isOpen = false
           })
@@ -219,10 +219,9 @@ export const layerMemory = (options: Options = {}): Layer.Layer<ClientThrottle> 
     }
 
     const admit = (provider: string): Effect.Effect<Permit | undefined> =>
-      Step.sync((fiber) => {
-        const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
-        return admitAt(provider, now, fiber.getRef(Random.Random).nextDoubleUnsafe())
-      })
+      Step.sync((moment) =>
+        admitAt(provider, Step.millis(moment), moment.fiber.getRef(Random.Random).nextDoubleUnsafe())
+      )
 
     return ClientThrottle.of({
       admit,

@@ -407,7 +407,8 @@ const defaultWeights: Readonly<Record<ErrorClass, number>> = {
  *
  * **Gotchas**
  *
- * It is read once, when the layer is built: provide it to the layer, not to the calls.
+ * It is read once, when the layer is built: provide it to the layer, not to the calls. The evidence is one object for
+ * all scores: read it, and do not keep it.
  *
  * @category references
  * @since 0.1.0
@@ -565,7 +566,7 @@ const make = (
     const score = scorer(evidence)
     return score > 0 ? Math.min(100, score) : 0
   }
-  const initialScore = scoreOf(Records.noEvidence)
+  const initialScore = scoreOf(Records.blank())
   const initialStatus = statusOf(initialScore)
   const keys = IdleMap.make(forgetMs, (now): Kept => ({
     record: Records.make(memory, now),
@@ -573,7 +574,8 @@ const make = (
     warned: initialScore < warnBelow
   }))
 
-  const scoreAt = (kept: Kept, now: number): number => scoreOf(Records.evidence(memory, kept.record, now))
+  const sheet = Records.blank()
+  const scoreAt = (kept: Kept, now: number): number => scoreOf(Records.evidence(memory, kept.record, now, sheet))
 
   /** Notes what an outcome has changed; returns what there is to tell of it, after what others have to tell. */
   const observe = (
@@ -642,10 +644,10 @@ const make = (
 
   return Health.of({
     // A call records several outcomes, so each is a single step of its fiber.
-    record: (key, outcome) => Step.make((fiber) => tell(recordOne(key, outcome, timeOf(fiber), undefined))),
+    record: (key, outcome) => Step.make((moment) => tell(recordOne(key, outcome, Step.millis(moment), undefined))),
     recordAll: (all, outcome) =>
-      Step.make((fiber) => {
-        const now = timeOf(fiber)
+      Step.make((moment) => {
+        const now = Step.millis(moment)
         let told: Array<Change> | undefined
         for (const key of all) told = recordOne(key, outcome, now, told)
         return tell(told)
@@ -653,8 +655,8 @@ const make = (
     score: (key) => Effect.map(Clock.currentTimeMillis, (now) => scoreOfKey(key, now)),
     scores: (all) => Effect.map(Clock.currentTimeMillis, (now) => all.map((key) => scoreOfKey(key, now))),
     readings: (all) =>
-      Step.sync((fiber) => {
-        const now = timeOf(fiber)
+      Step.sync((moment) => {
+        const now = Step.millis(moment)
         return all.map((key) => readingOf(key, now))
       }),
     figures: (key) =>
@@ -671,8 +673,6 @@ const make = (
     changes: Stream.fromPubSub(changes)
   })
 }
-
-const timeOf = (fiber: Step.AnyFiber): number => fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
 
 const hysteresis = 5
 const bounds: Readonly<Record<Status, number>> = { healthy: 80, degraded: 50, critical: 0 }

@@ -149,8 +149,8 @@ export const keyPoolPolicy: Policy = {
  *
  * **Details**
  *
- * A key that is limited rests 60 s, one that timed out 10 s, one that is refused an hour, one whose circuit has opened
- * 120 s; server errors are retried with a backoff. A call makes 10 attempts of 60 s at most and never waits for a key
+ * A key that is limited rests 60 s, or a second when it has used up its 5 requests of a second; one that timed out 10 s,
+ * one that is refused an hour, one whose circuit has opened 120 s; server errors are retried with a backoff. A call makes 10 attempts of 60 s at most and never waits for a key
  * while another one is free.
  *
  * @category constructors

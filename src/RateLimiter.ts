@@ -166,6 +166,13 @@ export interface Request {
   readonly maxWait?: Duration.Input | undefined
   /** Among whom the limits are shared fairly. */
   readonly tenant?: string | undefined
+  /**
+   * When whoever asks began to wait, in milliseconds of the `Clock`: one that comes back, as after a failure, keeps its
+   * place among those who wait.
+   *
+   * @default now
+   */
+  readonly since?: number | undefined
   /** Whom the request is for, for the error. */
   readonly context?: Timeouts.ErrorContext | undefined
 }
@@ -599,14 +606,15 @@ const amount = (field: string, value: number | undefined): number => {
   return value
 }
 
-const askOf = (request: Request, maxWaitMs: number): Engine.Ask => ({
+const askOf = (request: Request, maxWaitMs: number, now: Engine.Engine["now"]): Engine.Ask => ({
   scopes: request.scopes,
   input: amount("tokens.input", request.tokens?.input),
   output: amount("tokens.output", request.tokens?.output),
   slots: request.slots === undefined ? 1 : amount("slots", request.slots),
   level: levels[request.priority ?? "normal"],
   tenant: request.tenant ?? "",
-  maxWaitMs
+  maxWaitMs,
+  since: request.since === undefined ? undefined : now.mono - Math.max(0, now.wall - request.since)
 })
 
 const maxWaitOf = (request: Request): number => {
@@ -635,8 +643,10 @@ const makeDesk = (
   let wakesAt = 0
   let handingOut = false
 
-  const tick = (): void =>
-    Engine.at(engine, Number(clock.monotonicTimeNanosUnsafe()) / 1e6, clock.currentTimeMillisUnsafe())
+  const tick = (moment?: Step.Moment): void =>
+    moment?.clock === clock
+      ? Engine.at(engine, Step.elapsed(moment), Step.millis(moment))
+      : Engine.at(engine, Number(clock.monotonicTimeNanosUnsafe()) / 1e6, clock.currentTimeMillisUnsafe())
 
   // Fibers that go on may end requests and so let others go on: those are told by the loop and not from within.
   const handOut = (): void => {
@@ -694,32 +704,32 @@ const makeDesk = (
       return result
     })
 
-  const settle = (grant: Engine.Grant, usage: Usage): void => {
+  const settle = (grant: Engine.Grant, usage: Usage, moment: Step.Moment): void => {
     if (typeof usage === "object") {
       amount("usage.input", usage.input)
       amount("usage.output", usage.output)
       amount("usage.cachedInput", usage.cachedInput)
     }
-    tick()
+    tick(moment)
     Engine.settle(engine, grant, usage)
   }
 
   const reservationOf = (grant: Engine.Grant): Reservation => ({
     settle: (usage) =>
-      Step.sync(() => {
+      Step.sync((moment) => {
         if (grant.settled) return
-        settle(grant, usage)
+        settle(grant, usage, moment)
         finish()
       }),
     end: (usage) =>
-      Step.sync(() => {
+      Step.sync((moment) => {
         if (grant.settled && grant.released) return
-        settle(grant, usage)
+        settle(grant, usage, moment)
         Engine.release(engine, grant)
         finish()
       }),
-    cancel: Step.sync(() => {
-      tick()
+    cancel: Step.sync((moment) => {
+      tick(moment)
       giveBack(grant)
       finish()
     }),
@@ -765,9 +775,9 @@ const makeDesk = (
   }
 
   const take = (request: Request): Effect.Effect<Reservation, RateLimitError> =>
-    Step.make(() => {
-      tick()
-      const outcome = Engine.reserve(engine, askOf(request, 0))
+    Step.make((moment) => {
+      tick(moment)
+      const outcome = Engine.reserve(engine, askOf(request, 0, engine.now))
       if (engine.done.length > 0 || engine.waiting > 0) finish()
       switch (outcome._tag) {
         case "Granted":
@@ -784,7 +794,7 @@ const makeDesk = (
       Effect.withFiber((fiber: Fiber.Fiber<unknown, unknown>) => {
         tick()
         const scope = Context.getUnsafe(fiber.context, Scope.Scope)
-        const ask = askOf(request, queueing ? Math.min(maxWaitOf(request), deadlineOf(fiber)) : 0)
+        const ask = askOf(request, queueing ? Math.min(maxWaitOf(request), deadlineOf(fiber)) : 0, engine.now)
         const outcome = Engine.reserve(engine, ask)
         if (engine.done.length > 0 || engine.waiting > 0) finish()
         switch (outcome._tag) {
@@ -817,10 +827,10 @@ const makeDesk = (
       reserve: (request) => admit(request, true),
       tryReserve: (request) => admit(request, false),
       take,
-      waitFor: (request) => step(() => forecastOf(Engine.foresee(engine, askOf(request, 0)))),
+      waitFor: (request) => step(() => forecastOf(Engine.foresee(engine, askOf(request, 0, engine.now)))),
       headrooms: (sets) =>
-        Step.sync(() => {
-          tick()
+        Step.sync((moment) => {
+          tick(moment)
           return sets.map((scopes) => Engine.headroom(engine, scopes))
         }),
       observe: (key, observation) =>

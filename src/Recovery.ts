@@ -20,7 +20,8 @@
  * moves to larger windows only; `model_not_found`, `region_blocked` and `request_exceeds_limit` let others try.
  *
  * Stated waits are clamped to 1 s … 1 h before they become cooldowns, since providers state both 1 ms and 24 h where
- * neither is true.
+ * neither is true. Where none is stated and the limits of the target are used up by the router's own count as well, one
+ * window of the limit it waits for is enough, when that is shorter: a second for 5 requests a second.
  *
  * **Example** (A table with one cell changed)
  *

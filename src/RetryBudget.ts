@@ -43,7 +43,6 @@
  * @since 0.1.0
  */
 import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
@@ -383,8 +382,7 @@ export const layerMemory = (options: Options = {}): Layer.Layer<RetryBudget> => 
     )
 
     // Each is a single step of the fiber: every call deposits and settles.
-    const at = <A>(use: (now: number) => A): Effect.Effect<A> =>
-      Step.sync((fiber) => use(fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()))
+    const at = <A>(use: (now: number) => A): Effect.Effect<A> => Step.sync((moment) => use(Step.millis(moment)))
 
     return RetryBudget.of({
       deposit: (key) =>

@@ -17,6 +17,10 @@
  * against the target. When every target refuses, the call waits for the one that is free first, if that is before its
  * deadline.
  *
+ * A target that hangs is left before its first timeout: when twenty answers of other keys of its model have overtaken
+ * three requests to it in a row, or a dozen in a row have each waited longer than its longest answer of the last minute,
+ * it is asked last, and three requests at a time, until anything comes back. An only target is never held back.
+ *
  * A stream moves on freely until its first content part has been handed over; afterwards a failure is the caller's,
  * unless `streamPolicy` says otherwise. Slots and circuit permits are held to its end. Every completion, every error and
  * every stream's `finish` part carries the decision record, one line an attempt; `explain` turns it into a text.
@@ -288,7 +292,12 @@ export const make = (
 ): Effect.Effect<{ readonly router: Router["Service"]; readonly service: LLMService["Service"] }, never, Services> => {
   const checked = Engines.check(options)
   return Effect.map(Effect.zip(Provider, parts), ([provider, parts]) => {
-    const engine = Engines.make(options, checked, parts, (target) => adapterOf(provider, target))
+    const engine = Engines.make(
+      options,
+      checked,
+      parts,
+      (target, index) => adapterOf(provider, target, `Router: targets[${index}]`)
+    )
     return {
       router: routerOf(engine),
       service: LLMService.of({

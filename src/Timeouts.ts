@@ -329,14 +329,29 @@ const expiry: { readonly [L in Limit]: (within: string) => string } = {
 const notStarted = (context: ErrorContext): Effect.Effect<never, TimeoutError> =>
   Effect.fail(timeoutError(context, "deadline", "the deadline had passed before the attempt", false))
 
-const limit = <A, E, R>(
+/**
+ * Changes a setting that is part of a context.
+ *
+ * @internal
+ */
+export type ContextChange = <R>(context: Context.Context<R>) => Context.Context<R>
+
+/**
+ * Limits an effect as `attempt` and `total` do, in a context that may be changed on the way: what is limited runs in one
+ * of its own anyway.
+ *
+ * @internal
+ */
+export const limit = <A, E, R>(
   self: Effect.Effect<A, E, R>,
   name: "connect_timeout" | "attempt" | "deadline",
   millis: number,
-  errorContext: ErrorContext
+  errorContext: ErrorContext,
+  change?: ContextChange
 ): Effect.Effect<A, E | TimeoutError, R> => {
-  if (millis === Infinity) return self
-  return Effect.contextWith((context: Context.Context<R>) => {
+  if (millis === Infinity) return change === undefined ? self : Effect.updateContext(self, change<R>)
+  return Effect.contextWith((outerContext: Context.Context<R>) => {
+    const context = change === undefined ? outerContext : change(outerContext)
     const clock = Context.get(context, Clock.Clock)
     const now = clock.currentTimeMillisUnsafe()
     const outer = Context.get(context, CurrentDeadline) ?? Infinity

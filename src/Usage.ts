@@ -192,10 +192,23 @@ const decode = (options: Options): Decoded => {
   }
 }
 
+/** Returns what `of` says about a target, which never changes, and asks it once. */
+const once = <A>(of: (target: Target) => A): (target: Target) => A => {
+  const known = new WeakMap<Target, { readonly value: A }>()
+  return (target) => {
+    const found = known.get(target)
+    if (found !== undefined) return found.value
+    const value = of(target)
+    known.set(target, { value })
+    return value
+  }
+}
+
+const keyOf = once((target) => `${target.provider}/${target.model}`)
+
 const make = (options: Decoded): Usage["Service"] => {
   const models = new Map<string, Model>()
   let latest: Model | undefined
-  const keyOf = (target: Target): string => `${target.provider}/${target.model}`
 
   const use = (target: Target): Model => {
     const key = keyOf(target)
@@ -346,14 +359,20 @@ const anthropicDefault = 4096
 
 const limitFields = ["max_completion_tokens", "max_tokens", "max_output_tokens"]
 
+const limitIn = (fields: Readonly<Record<string, unknown>>): number | undefined => {
+  for (const name of limitFields) {
+    const value = fields[name]
+    if (typeof value === "number" && value > 0) return Math.ceil(value)
+  }
+  return undefined
+}
+
+const limitOf = once(({ parameters }) => limitIn(parameters))
+
 /** Tokens the reply may have, as it will be sent. */
 const replyLimit = (request: CompletionRequest, target: Target): number | undefined => {
-  for (const fields of [request.extra, target.parameters]) {
-    for (const name of limitFields) {
-      const value = fields?.[name]
-      if (typeof value === "number" && value > 0) return Math.ceil(value)
-    }
-  }
+  const asked = (request.extra === undefined ? undefined : limitIn(request.extra)) ?? limitOf(target)
+  if (asked !== undefined) return asked
   const limit = Wire.maxTokens(target, request)
   return limit === undefined && target.provider === "anthropic" ? target.maxOutputTokens ?? anthropicDefault : limit
 }
@@ -741,11 +760,11 @@ export type Encoding = "o200k_base" | "cl100k_base"
 const newModels = /^(?:gpt-(?:4o|4\.\d|[5-9]|oss|audio|realtime)|chatgpt|o\d|codex)/
 const oldModels = /^gpt-(?:4|3\.?5)/
 
-const encodingOf = (target: Target): Encoding | undefined => {
+const encodingOf = once((target): Encoding | undefined => {
   const model = target.model.toLowerCase().replace(/^(?:ft:|openai\/)+/, "")
   if (target.provider !== "openai" && target.provider !== "azure" && !/^openai\//i.test(target.model)) return undefined
   return newModels.test(model) ? "o200k_base" : oldModels.test(model) ? "cl100k_base" : undefined
-}
+})
 
 type Count = (text: string, options: { readonly disallowedSpecial: Set<string> }) => number
 

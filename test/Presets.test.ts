@@ -162,6 +162,25 @@ describe("Presets.keyPool", () => {
       "mistral/m@mistral-2": [TestProvider.reply("ok")]
     }))))
 
+  it.effect("a key that has used up its 5 a second rests a second instead, and serves on at nearly that rate", () =>
+    Effect.gen(function*() {
+      for (let call = 0; call < 4; call++) yield* complete()
+      yield* Effect.flip(complete({ deadline: "500 millis" }))
+      assert.deepStrictEqual(yield* cooling, [["model:mistral/m@mistral-1", 1000]])
+      const served = (yield* calls).length
+      for (let tenth = 0; tenth < 200; tenth++) {
+        yield* Effect.forkChild(Effect.ignore(complete({ deadline: "2 seconds" })))
+        yield* TestClock.adjust("100 millis")
+      }
+      assert.isAtLeast((yield* calls).length - served, 0.85 * 5 * 20)
+    }).pipe(Effect.provide(withPreset(pool(1), {
+      "mistral/m@mistral-1": [
+        ...Array.from({ length: 4 }, () => TestProvider.reply("ok")),
+        limited(),
+        TestProvider.reply("ok")
+      ]
+    }))))
+
   it.effect("a short stated wait is not waited for while another key is free", () =>
     Effect.gen(function*() {
       const completion = yield* complete()

@@ -57,6 +57,13 @@ describe("the simulation and reality", () => {
   it.live("agree within 5 % in answers and in refusals, whether the policy knows the quota or not", () =>
     Effect.gen(function*() {
       const limits = { requests: { limit: 60, per: "1 minute", burst: 60 } }
+      // Each call beyond the quota is refused once, however late the machine is.
+      const atOnce = {
+        sameTarget: "never",
+        otherTargets: "never",
+        cooldown: "0 millis",
+        statedWait: false
+      }
       const target = { provider: "deepseek", model: "deepseek-chat" }
       const call = { per: "1 second", to: "1 second", input: 50, output: 20, deadline: "2 seconds" }
       const scenario = yield* Simulation.decode({
@@ -70,7 +77,7 @@ describe("the simulation and reality", () => {
         },
         policies: {
           known: { models: { chat: { targets: [{ ...target, limits }] } } },
-          unknown: { models: { chat: { targets: [target] } } }
+          unknown: { models: { chat: { targets: [target], recovery: { classes: { rate_limit: atOnce } } } } }
         }
       })
       const policies = ["known", "unknown"]
@@ -86,6 +93,6 @@ describe("the simulation and reality", () => {
         assert.closeTo((there?.answers ?? 0) / (here?.answers ?? 1), 1, 0.05, policy)
         assert.closeTo(there?.refusedShare ?? 1, here?.refusedShare ?? 0, 0.05, policy)
       }
-      assert.isAbove(virtual[1]?.refusedShare ?? 0, 0)
+      assert.isAbove(virtual[1]?.refusedShare ?? 0, 0.3)
     }))
 })

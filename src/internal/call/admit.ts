@@ -4,25 +4,31 @@
  * @internal
  */
 import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type { LLMError } from "../../LLMError.ts"
 import type * as RateLimiter from "../../RateLimiter.ts"
 import { scopeKey } from "../../Target.ts"
+import type { ContextChange } from "../../Timeouts.ts"
 import type { Estimate } from "../../Usage.ts"
 import * as Usage from "../../Usage.ts"
 import { isRefusal } from "../limiter/refusal.ts"
 import { observations } from "../quotaHeaders.ts"
 import * as Step from "../step.ts"
-import { OnResponse } from "../wire/onResponse.ts"
-import { about } from "./about.ts"
+import { OnResponse, type ResponseHead } from "../wire/onResponse.ts"
 import type { Attempt, Call, Grant, LimitScope, Member, Spent } from "./call.ts"
 
 /** The limits an attempt of this call at this target counts in. */
 export const scopesOf = (call: Call, member: Member): ReadonlyArray<LimitScope> => {
   const { tenant } = call.need
   const own = tenant === undefined ? undefined : call.engine.tenants.get(tenant)
-  return own === undefined ? member.limits : [...member.limits, own]
+  if (own === undefined) return member.limits
+  const known = own.scopes.get(member)
+  if (known !== undefined) return known
+  const scopes = [...member.limits, own.scope]
+  own.scopes.set(member, scopes)
+  return scopes
 }
 
 /**
@@ -30,20 +36,22 @@ export const scopesOf = (call: Call, member: Member): ReadonlyArray<LimitScope> 
  * wait for so long that an answer, which takes `answerMs`, would come too late: that would only cost others their quota.
  */
 export const requestOf = (
+  moment: Step.Moment,
   call: Call,
   member: Member,
   scopes: ReadonlyArray<LimitScope>,
   estimate: Estimate,
   answerMs = 0
 ): RateLimiter.Request => {
-  const left = call.setup.deadlineAt - call.clock.currentTimeMillisUnsafe()
+  const left = call.setup.deadlineAt - Step.millis(moment)
   return {
     scopes,
     tokens: estimate,
     priority: call.need.priority,
     tenant: call.need.tenant,
     maxWait: Math.max(0, Math.min(call.engine.queueWaitMs, left - answerMs)),
-    context: about(member.target)
+    context: member.about,
+    since: call.startedAt
   }
 }
 
@@ -72,15 +80,15 @@ const settle = (grant: Grant, provider: string, outcome: Usage.Outcome): Effect.
 
 // The slots go back with the settlement: whoever is told how an attempt ended has its answer, or needs no more of it.
 const ended = (grant: Grant, usage: RateLimiter.Usage): Effect.Effect<void> =>
-  Step.make((fiber) => {
+  Step.make((moment) => {
     if (grant.ended) return Exit.void
     grant.ended = true
-    return Step.all(fiber, [grant.reservation.end(usage)])
+    return Step.all(moment, [grant.reservation.end(usage)])
   })
 
 /** Settles a success by its usage, and learns from it what the next estimate should be. */
 export const succeeded = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   call: Call,
   { grant, member }: Attempt,
   spent: Spent
@@ -88,7 +96,7 @@ export const succeeded = (
   if (grant === undefined) return Exit.void
   if (spent._tag === "Told") return ended(grant, spent.usage)
   const { usage } = spent
-  return Step.all(fiber, [
+  return Step.all(moment, [
     settle(grant, member.target.provider, { _tag: "Success", usage }),
     call.engine.usage.record({ target: member.target, usage, estimate: grant.estimate })
   ])
@@ -116,22 +124,15 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
   )
 }
 
-/** Lets the limiter read the rate-limit headers of whatever the attempt receives. */
-export const observing = <A, E, R>(
-  call: Call,
-  attempt: Attempt,
-  effect: Effect.Effect<A, E, R>
-): Effect.Effect<A, E, R> => {
+/** Lets the limiter read the rate-limit headers of whatever is received in the context. */
+export const observing = (call: Call, attempt: Attempt): ContextChange | undefined => {
   const key = attempt.member.limits[0]?.key
-  if (attempt.grant === undefined || key === undefined) return effect
+  if (attempt.grant === undefined || key === undefined) return undefined
   const sentAt = attempt.grant.reservation.grantedAt
-  return Effect.provideService(
-    effect,
-    OnResponse,
-    ({ headers, status, target }) =>
-      Effect.flatMap(Clock.currentTimeMillis, (now) => {
-        const limits = observations(target.provider, status, headers, now)
-        return limits.length === 0 ? Effect.void : call.engine.limiter.observe(key, { limits, sentAt })
-      })
-  )
+  const observe = ({ headers, status, target }: ResponseHead): Effect.Effect<void> =>
+    Effect.flatMap(Clock.currentTimeMillis, (now) => {
+      const limits = observations(target.provider, status, headers, now)
+      return limits.length === 0 ? Effect.void : call.engine.limiter.observe(key, { limits, sentAt })
+    })
+  return (context) => Context.add(context, OnResponse, observe)
 }

@@ -13,23 +13,23 @@ import type { Call } from "./call.ts"
 import * as Decisions from "./decision.ts"
 
 /** What must not be asked now: what is cooling, and what an open circuit refuses. The board is read again as well. */
-export const blocked = (fiber: Step.AnyFiber, call: Call): Effect.Effect<Decisions.Cooling> => {
+export const blocked = (moment: Step.Moment, call: Call): Effect.Effect<Decisions.Cooling> => {
   const { engine } = call
-  const read = engine.strategy.reads.length === 0 ? Exit.void : Boards.refresh(fiber, engine)
+  const read = engine.strategy.reads.length === 0 ? Exit.void : Boards.refresh(moment, engine)
   return Step.flatMap(
-    fiber,
+    moment,
     read,
     () =>
       Step.flatMap(
-        fiber,
+        moment,
         engine.cooldown.latest(engine.groups),
         (cooling) =>
-          Step.flatMap(fiber, engine.circuits.checkAll(engine.circuitKeys), (verdicts) => {
+          Step.flatMap(moment, engine.circuits.checkAll(engine.circuitKeys), (verdicts) => {
             if (verdicts.length === 0) {
               call.overruled = noOne
               return Exit.succeed(cooling)
             }
-            const now = call.clock.currentTimeMillisUnsafe()
+            const now = Step.millis(moment)
             call.overruled = overruledOf(call, cooling, verdicts, now)
             const obeyed = verdicts.map((verdict, index) =>
               call.overruled.includes(index) ? { ...verdict, admits: true } : verdict

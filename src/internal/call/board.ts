@@ -13,6 +13,7 @@ import * as Exit from "effect/Exit"
 import { hash as hashOf, type Snapshot } from "../../Selection.ts"
 import * as Step from "../step.ts"
 import type { Engine, Member } from "./call.ts"
+import * as Silences from "./silence.ts"
 
 type Chosen = "free" | "tokens" | "affinity" | "start"
 
@@ -26,6 +27,7 @@ export interface Board extends Omit<Snapshot, Chosen> {
   readonly touched: Set<number>
   /** Where the reading in turn goes on; -1 before all have been read once. */
   cursor: number
+  readonly silence: Silences.Silence
 }
 
 /** Most candidates that are read before one choice. */
@@ -51,23 +53,36 @@ export const make = (members: ReadonlyArray<Member>): Board => {
     affinity: undefined,
     start: 0,
     touched: new Set(),
-    cursor: -1
+    cursor: -1,
+    silence: Silences.make(members.map((_) => _.target))
   }
 }
 
-/** Notes that an attempt at a candidate has begun or ended. */
-export const count = (board: Board, index: number, change: 1 | -1): void => {
+/** Notes that an attempt at a candidate has begun. */
+export const begin = (board: Board, index: number, now: number): void => {
+  count(board, index, 1)
+  Silences.begin(board.silence, index, now)
+}
+
+/** Notes that an attempt at a candidate has ended. */
+export const end = (board: Board, index: number): void => count(board, index, -1)
+
+const count = (board: Board, index: number, change: 1 | -1): void => {
   board.pending[index] = (board.pending[index] ?? 0) + change
   if (board.count > most) board.touched.add(index)
 }
 
+/** Whether a candidate is silent and has as many attempts in flight as it may have. */
+export const isSilent = ({ pending, silence }: Board, index: number, now: number): boolean =>
+  Silences.isFull(silence, index, pending[index] ?? 0, now)
+
 /** Reads again what the strategy is going to look at. */
-export const refresh = (fiber: Step.AnyFiber, engine: Engine): Effect.Effect<void> => {
+export const refresh = (moment: Step.Moment, engine: Engine): Effect.Effect<void> => {
   const { reads } = engine.strategy
   const indices = due(engine.board)
-  const known = reads.includes("health") || reads.includes("latency") ? readHealth(fiber, engine, indices) : Exit.void
+  const known = reads.includes("health") || reads.includes("latency") ? readHealth(moment, engine, indices) : Exit.void
   return reads.includes("headroom")
-    ? Step.flatMap(fiber, known, () => readHeadroom(fiber, engine, indices))
+    ? Step.flatMap(moment, known, () => readHeadroom(moment, engine, indices))
     : known
 }
 
@@ -92,11 +107,11 @@ const due = (board: Board): ReadonlyArray<number> => {
 }
 
 const readHealth = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   { board, candidates, health }: Engine,
   indices: ReadonlyArray<number>
 ): Effect.Effect<void> =>
-  Step.flatMap(fiber, health.readings(indices.map((index) => candidates[index]?.health[0] ?? "")), (readings) => {
+  Step.flatMap(moment, health.readings(indices.map((index) => candidates[index]?.health[0] ?? "")), (readings) => {
     indices.forEach((index, at) => {
       const reading = readings[at]
       if (reading === undefined) return
@@ -108,11 +123,11 @@ const readHealth = (
   })
 
 const readHeadroom = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   { board, candidates, limiter }: Engine,
   indices: ReadonlyArray<number>
 ): Effect.Effect<void> =>
-  Step.flatMap(fiber, limiter.headrooms(indices.map((index) => candidates[index]?.limits ?? [])), (shares) => {
+  Step.flatMap(moment, limiter.headrooms(indices.map((index) => candidates[index]?.limits ?? [])), (shares) => {
     indices.forEach((index, at) => {
       board.headroom[index] = shares[at] ?? 1
     })

@@ -24,6 +24,7 @@ import type { Recovery } from "../../Recovery.ts"
 import type { Cost, RetryBudget } from "../../RetryBudget.ts"
 import type { Strategy } from "../../Selection.ts"
 import type { Target } from "../../Target.ts"
+import type { ErrorContext } from "../../Timeouts.ts"
 import type { Estimate, Usage } from "../../Usage.ts"
 import type { Discipline } from "../health/ejection.ts"
 import type { Board } from "./board.ts"
@@ -56,7 +57,7 @@ export interface Engine {
   readonly ejection: Discipline
   readonly limits: Readonly<Record<"total" | "attempt" | "connect" | "firstToken" | "idle", number>>
   readonly streamPolicy: StreamPolicy
-  readonly tenants: ReadonlyMap<string, LimitScope>
+  readonly tenants: ReadonlyMap<string, Tenant>
   readonly cooldown: Cooldown["Service"]
   readonly limiter: RateLimiter["Service"]
   readonly usage: Usage["Service"]
@@ -72,7 +73,16 @@ export interface Engine {
 
 export type LimitScope = Request["scopes"][number]
 
+/** A tenant with limits of its own. */
+export interface Tenant {
+  readonly scope: LimitScope
+  /** The scopes of its attempts, by candidate. */
+  readonly scopes: Map<Member, ReadonlyArray<LimitScope>>
+}
+
 export interface Member extends Decisions.Candidate {
+  /** What errors say of the target. */
+  readonly about: ErrorContext
   readonly adapter: Adapter | undefined
   /** Scopes an attempt counts in, the narrowest first. */
   readonly limits: ReadonlyArray<LimitScope>
@@ -133,7 +143,8 @@ export interface Call {
   readonly clock: Clock.Clock
   readonly startedAt: number
   readonly attempts: Array<Errors.Attempt>
-  readonly steps: Map<number, RetryStep>
+  /** Where the retry schedules of the candidates stand, once one has been asked. */
+  steps: Map<number, RetryStep> | undefined
   state: Decisions.State
   waitedMs: number
   /** What has been waited since the last attempt. */

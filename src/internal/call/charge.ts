@@ -30,10 +30,10 @@ export const charge = (
 
 /** Gives back what was charged for a retry that is not sent after all. */
 export const refund = (call: Call): Effect.Effect<void> =>
-  Step.make((fiber) => {
+  call.pendingCharge === undefined ? Exit.void : Step.make((moment) => {
     const charge = call.pendingCharge
     call.pendingCharge = undefined
-    return charge === undefined ? Exit.void : Step.all(fiber, [call.engine.budget.refund(charge.key, charge.cost)])
+    return charge === undefined ? Exit.void : Step.all(moment, [call.engine.budget.refund(charge.key, charge.cost)])
   })
 
 export const hedgeCost: RetryBudget.Cost = "transient"
@@ -56,11 +56,11 @@ export const withdraw = (
 
 /** Gives back what was charged for a hedge that was not sent. */
 export const giveBack = (call: Call): Effect.Effect<void> =>
-  Step.make((fiber) => {
+  Step.make((moment) => {
     const { budget, hedging } = call.engine
     const pending = call.pendingHedge
     call.pendingHedge = undefined
     return pending === undefined || hedging === undefined
       ? Exit.void
-      : Step.all(fiber, [budget.refund(pending.budget, hedgeCost), hedging.refund(pending.key)])
+      : Step.all(moment, [budget.refund(pending.budget, hedgeCost), hedging.refund(pending.key)])
   })

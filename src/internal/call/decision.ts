@@ -29,6 +29,8 @@ export interface Setup {
   readonly fitting: number
   /** Picks one of those marked as free, from where the walk stands; -1 when none is. */
   readonly choose: (free: Uint8Array, start: number) => number
+  /** Whether a candidate is sent requests that never come back: it is asked last, and not while others soon have room. */
+  readonly isSilent?: ((index: number, now: number) => boolean) | undefined
   readonly maxAttempts: number
   /** Longest time an attempt may take; `Infinity` when nothing limits it. */
   readonly attemptMs: number
@@ -220,7 +222,7 @@ const afterFailure = (
   const errors = new Map(before.errors).set(index, error)
   const state: State = { ...before, attempts: before.attempts + 1, errors }
   const retryFits = rule.sameTarget === "backoff" && retryMs !== undefined &&
-    now + retryMs < setup.deadlineAt - startsOf(later(setup, state, cooling, index), setup.deadlineAt - now)
+    now + retryMs < setup.deadlineAt - startsOf(later(setup, state, cooling, index, now), setup.deadlineAt - now)
   const final = (rule.otherTargets === "never" && rule.sameTarget === "never") ||
     (error.maybeBilled && !setup.replays)
   if (final || now >= setup.deadlineAt) return [state, { _tag: "Stop", error }]
@@ -231,7 +233,7 @@ const afterFailure = (
   const waitFits = rule.sameTarget === "stated-wait" && stated > 0 && stated <= setup.patienceMs &&
     now + delayMs < setup.deadlineAt
   const sibling = rule.siblingsFirst && !(waitFits && setup.stays)
-    ? findSibling(setup, state, index, cooling)
+    ? findSibling(setup, state, index, cooling, now)
     : undefined
   if (sibling !== undefined) {
     const onward = rule.sameTarget === "stated-wait" ? state : giveUp(state, index, "failed")
@@ -240,7 +242,9 @@ const afterFailure = (
   if (waitFits) return [state, { _tag: "Wait", index, chosen: "retry", delayMs, stated: true }]
 
   // A long stated wait is only worth it where there is nowhere else to go.
-  if (retryFits && (stated <= setup.patienceMs || findFree(setup, state, index + 1, cooling, index) === undefined)) {
+  if (
+    retryFits && (stated <= setup.patienceMs || findFree(setup, state, index + 1, cooling, now, index) === undefined)
+  ) {
     return [state, { _tag: "Wait", index, chosen: "retry", delayMs: retryMs, stated: false }]
   }
 
@@ -251,7 +255,7 @@ const afterFailure = (
     : suspect(setup, giveUp(state, index, rule.sameTarget === "backoff" ? "spent" : "failed"), index, error)
   if (rule.otherTargets === "never") return [onward, { _tag: "Stop", error }]
   if (rule.otherTargets === "larger-window") {
-    const larger = findLarger(setup, onward, index, cooling)
+    const larger = findLarger(setup, onward, index, cooling, now)
     if (larger !== undefined) return [onward, attempt(setup, onward, larger, "next", cooling, now)]
   }
   return [onward, walk(setup, onward, index + 1, "next", cooling, now)]
@@ -304,20 +308,29 @@ const findFree = (
   state: State,
   from: number,
   cooling: Cooling,
+  now: number,
   except?: number
 ): number | undefined => {
   const start = from % setup.candidates.length
   const unmarked = cooling.length === 0 && state.givenUp.size === 0 && except === undefined
   const free = unmarked ? setup.fit : marked(setup, (index) => index !== except && isFree(setup, state, cooling, index))
-  if (state.suspects.size === 0) return chosenBy(setup, free, start)
+  if (state.suspects.size === 0) return chosenBy(setup, free, start, now)
   const trusted = marked(setup, (index) => free[index] === 1 && !isSuspect(setup, state, index))
-  return chosenBy(setup, trusted, start) ?? chosenBy(setup, free, start)
+  const index = chosenBy(setup, trusted, start, now)
+  return index === undefined || isSilent(setup, index, now) ? chosenBy(setup, free, start, now) ?? index : index
 }
 
-const chosenBy = (setup: Setup, free: Uint8Array, start: number): number | undefined => {
+/** One that is silent only where all are. */
+const chosenBy = (setup: Setup, free: Uint8Array, start: number, now: number): number | undefined => {
   const index = setup.choose(free, start)
-  return index < 0 ? undefined : index
+  if (index < 0) return undefined
+  if (!isSilent(setup, index, now)) return index
+  const others = setup.choose(marked(setup, (other) => free[other] === 1 && !isSilent(setup, other, now)), start)
+  return others < 0 ? index : others
 }
+
+const isSilent = ({ isSilent }: Setup, index: number, now: number): boolean =>
+  isSilent !== undefined && isSilent(index, now)
 
 const marked = (setup: Setup, mark: (index: number) => boolean): Uint8Array => {
   const marks = new Uint8Array(setup.candidates.length)
@@ -335,9 +348,11 @@ export const beside = (
 ): Extract<Decision, { readonly _tag: "Attempt" }> | undefined => {
   const free = marked(
     setup,
-    (index) => !running.includes(index) && isFree(setup, state, cooling, index) && !isSuspect(setup, state, index)
+    (index) =>
+      !running.includes(index) && isFree(setup, state, cooling, index) && !isSuspect(setup, state, index) &&
+      !isSilent(setup, index, now)
   )
-  const index = chosenBy(setup, free, ((running[0] ?? 0) + 1) % setup.candidates.length)
+  const index = chosenBy(setup, free, ((running[0] ?? 0) + 1) % setup.candidates.length, now)
   if (index === undefined) return undefined
   // It leaves time to later targets as any attempt does, but those that run are not among them.
   const after = running.reduce((state, other) => giveUp(state, other, "failed"), {
@@ -348,24 +363,36 @@ export const beside = (
   return { ...attempt(setup, state, index, "hedge", cooling, now), sliceMs }
 }
 
-const findSibling = (setup: Setup, state: State, index: number, cooling: Cooling): number | undefined => {
+const findSibling = (
+  setup: Setup,
+  state: State,
+  index: number,
+  cooling: Cooling,
+  now: number
+): number | undefined => {
   const failed = setup.candidates[index]?.target
   const free = marked(setup, (other) => {
     const target = setup.candidates[other]?.target
     return other !== index && target?.provider === failed?.provider && target?.model === failed?.model &&
       isFree(setup, state, cooling, other)
   })
-  return chosenBy(setup, free, (index + 1) % setup.candidates.length)
+  return chosenBy(setup, free, (index + 1) % setup.candidates.length, now)
 }
 
-const findLarger = (setup: Setup, state: State, index: number, cooling: Cooling): number | undefined => {
+const findLarger = (
+  setup: Setup,
+  state: State,
+  index: number,
+  cooling: Cooling,
+  now: number
+): number | undefined => {
   const free = marked(
     setup,
     (other) =>
       other !== index && setup.candidates[other]?.target.contextWindow !== undefined &&
       isFree(setup, state, cooling, other)
   )
-  return chosenBy(setup, free, (index + 1) % setup.candidates.length)
+  return chosenBy(setup, free, (index + 1) % setup.candidates.length, now)
 }
 
 /** What a later target needs at least, to be worth a start. */
@@ -384,23 +411,38 @@ export const slice = (remainingMs: number, targets: number): number =>
     : Math.max(remainingMs / (targets + 1), Math.min(remainingMs / 2, remainingMs - targets * startMs))
 
 /** How many other targets the call may still start an attempt at. */
-const later = (setup: Setup, state: State, cooling: Cooling, index: number): number => {
+const later = (setup: Setup, state: State, cooling: Cooling, index: number, now: number): number => {
   const attempts = setup.maxAttempts - state.attempts - 1
   if (attempts <= 0) return 0
   if (cooling.length === 0 && state.givenUp.size === 0) return Math.min(attempts, setup.fitting - 1)
-  let free = 0
+  let startable = 0
   for (let other = 0; other < setup.candidates.length; other++) {
-    if (other !== index && isFree(setup, state, cooling, other)) free++
+    if (
+      other !== index && (isFree(setup, state, cooling, other) || hasRoomSoon(setup, state, cooling[other], other, now))
+    ) {
+      startable++
+    }
   }
-  return Math.min(attempts, free)
+  return Math.min(attempts, startable)
 }
+
+// Who only lacks room for now has not failed, and will be there.
+const hasRoomSoon = (
+  setup: Setup,
+  state: State,
+  entry: Blocked | undefined,
+  index: number,
+  now: number
+): boolean =>
+  entry !== undefined && entry.scopeKey === limitKey && Number.isFinite(entry.remainingMs) &&
+  setup.fit[index] === 1 && !state.givenUp.has(index) && isSoon(setup, entry, now)
 
 const sliceOf = (setup: Setup, state: State, index: number, cooling: Cooling, now: number): number => {
   const remainingMs = setup.deadlineAt - now
   const least = Math.min(remainingMs / 2, remainingMs - setup.maxAttempts * startMs)
   // With plenty of time the limit of an attempt leaves enough for all; what must not be sent again has no later targets.
   if (setup.fitting === 1 || least >= setup.attemptMs || !setup.replays) return Number.POSITIVE_INFINITY
-  const targets = later(setup, state, cooling, index)
+  const targets = later(setup, state, cooling, index, now)
   const sliceMs = slice(remainingMs, targets)
   return targets === 0 || sliceMs >= setup.attemptMs ? Number.POSITIVE_INFINITY : sliceMs
 }
@@ -413,9 +455,11 @@ const walk = (
   cooling: Cooling,
   now: number
 ): Decision => {
-  const free = findFree(setup, state, from, cooling)
-  if (free !== undefined) return attempt(setup, state, free, chosen, cooling, now)
-  const earliest = findEarliest(setup, state, cooling)
+  const free = findFree(setup, state, from, cooling, now)
+  // Rather than join those that wait for a silent target, a call waits for one that answers.
+  const soon = free !== undefined && isSilent(setup, free, now) ? findSoon(setup, state, cooling, now) : undefined
+  if (free !== undefined && soon === undefined) return attempt(setup, state, free, chosen, cooling, now)
+  const earliest = soon ?? findEarliest(setup, state, cooling)
   const entry = earliest === undefined ? undefined : cooling[earliest]
   // Only the limiter can tell when it is the turn of somebody whose wait nobody knows.
   const unknown = entry?.remainingMs === Number.POSITIVE_INFINITY && entry.scopeKey === limitKey
@@ -427,19 +471,36 @@ const walk = (
     : { _tag: "Wait", index: earliest, chosen: "earliest", delayMs: delayOf(entry), stated: true }
 }
 
-const findEarliest = (setup: Setup, state: State, cooling: Cooling): number | undefined => {
+const findEarliest = (
+  setup: Setup,
+  state: State,
+  cooling: Cooling,
+  isMeant: (entry: Blocked | undefined) => boolean = always
+): number | undefined => {
   let earliest: number | undefined
   let soonest = Number.POSITIVE_INFINITY
   for (let index = 0; index < setup.candidates.length; index++) {
     const entry = cooling[index]
+    if (setup.fit[index] !== 1 || state.givenUp.has(index) || !isMeant(entry)) continue
     const remaining = entry === undefined ? 0 : delayOf(entry)
-    if (setup.fit[index] === 1 && !state.givenUp.has(index) && (earliest === undefined || remaining < soonest)) {
+    if (earliest === undefined || remaining < soonest) {
       earliest = index
       soonest = remaining
     }
   }
   return earliest
 }
+
+const always = (): boolean => true
+
+/** The candidate that is free again first, when that takes no more than half of the time left. */
+const findSoon = (setup: Setup, state: State, cooling: Cooling, now: number): number | undefined =>
+  findEarliest(setup, state, cooling, (entry) => entry !== undefined && isSoon(setup, entry, now))
+
+// A slot comes back with the next answer.
+const isSoon = (setup: Setup, entry: Blocked, now: number): boolean =>
+  2 * entry.remainingMs <= setup.deadlineAt - now ||
+  (entry.remainingMs === Number.POSITIVE_INFINITY && entry.scopeKey === limitKey)
 
 const attempt = (
   setup: Setup,

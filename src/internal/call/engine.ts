@@ -13,6 +13,7 @@ import * as Selection from "../../Selection.ts"
 import * as Targets from "../../Target.ts"
 import * as Timeouts from "../../Timeouts.ts"
 import { plan } from "../limiter/limits.ts"
+import { about } from "./about.ts"
 import * as Boards from "./board.ts"
 import type { Engine, LimitScope, Member } from "./call.ts"
 
@@ -41,17 +42,28 @@ export const make = (
   options: Options,
   checked: Checked,
   parts: Parts,
-  adapterOf: (target: Targets.Target) => Adapter | undefined
+  adapterOf: (target: Targets.Target, index: number) => Adapter | undefined
 ): Engine => {
-  const candidates = options.targets.map((target): Member => ({
+  // Targets have most names in common, with each other and among their own: thousands of them share one string each.
+  const names = new Map<string, string>()
+  const once = (name: string): string => {
+    const known = names.get(name)
+    if (known === undefined) names.set(name, name)
+    return known ?? name
+  }
+  const candidates = options.targets.map((target, index): Member => ({
     target,
-    adapter: adapterOf(target),
-    scopeKeys: Targets.scopeKeys(target),
-    limits: limitScopes(target, options.limits ?? {}, options.name),
+    about: about(target),
+    adapter: adapterOf(target, index),
+    scopeKeys: Targets.scopeKeys(target).map(once),
+    limits: limitScopes(target, options.limits ?? {}, options.name).map(({ key, limits }) => ({
+      key: once(key),
+      limits
+    })),
     retry: typeof options.retry === "function" ? options.retry(target) : options.retry ?? Retry.standard,
-    circuit: `target:${target.id}`,
-    health: healthKeys(target),
-    budget: `${target.provider}/${target.model}`
+    circuit: once(`target:${target.id}`),
+    health: healthKeys(target).map(once),
+    budget: once(`${target.provider}/${target.model}`)
   })).sort((a, b) => a.target.order - b.target.order)
   return {
     ...checked,
@@ -109,9 +121,10 @@ export const check = (options: Options): Checked => {
     affinity: options.affinity ?? "request",
     streamPolicy: options.streamPolicy ?? "fail",
     tenants: new Map(
-      Object.entries(options.limits?.tenants ?? {}).map((
-        [tenant, limits]
-      ) => [tenant, { key: named(`tenant:${tenant}`, options.name), limits }])
+      Object.entries(options.limits?.tenants ?? {}).map(([tenant, limits]) => [
+        tenant,
+        { scope: { key: named(`tenant:${tenant}`, options.name), limits }, scopes: new Map() }
+      ])
     )
   }
 }

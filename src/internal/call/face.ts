@@ -62,44 +62,44 @@ export const complete = (
   engine: Engine,
   request: CompletionRequest
 ): Effect.Effect<Completion, Errors.LLMError> =>
-  Effect.withFiber((fiber) => {
+  Step.at((moment) => {
     const checked = Requests.prepare(request)
-    if (Result.isFailure(checked)) return Effect.fail(checked.failure)
+    if (Result.isFailure(checked)) return Records.refused(engine, request, checked.failure)
     const prepared = checked.success
-    return Step.flatMap(fiber, Fitnesses.ofRequest(engine, prepared), (fitness) => {
-      const call = Calls.begin(fiber, engine, needOf(engine, "complete", prepared), fitness)
-      const served = Calls.run<Reply, never>({
+    return Step.flatMap(moment, Fitnesses.ofRequest(engine, prepared), (fitness) => {
+      const call = Calls.begin(moment, engine, needOf(engine, "complete", prepared), fitness)
+      const served = Calls.run<Reply, never>(moment, {
         call,
         parent: undefined,
         perform: (attempt) => Attempts.complete(call, attempt, adapterOf(attempt.member), prepared),
         spent: reported
       })
       return Effect.map(served, ({ attempt, value }) =>
-        Completions.make(attempt.member.target, value, call.attempts, Records.timings(call, attempt)))
+        Completions.make(attempt.member.target, value, call.attempts, Records.timings(call)))
     })
   })
 
 const reported = ({ usage }: Reply): Spent => ({ _tag: "Reported", usage })
 
 export const stream = (engine: Engine, request: CompletionRequest): Stream.Stream<StreamPart, Errors.LLMError> =>
-  Stream.unwrap(Effect.withFiber((fiber) => {
+  Stream.unwrap(Step.at((moment) => {
     const checked = Requests.prepare(request)
-    if (Result.isFailure(checked)) return Effect.fail(checked.failure)
+    if (Result.isFailure(checked)) return Records.refused(engine, request, checked.failure)
     const prepared = checked.success
     const session = Streaming.makeSession(prepared.streamPolicy ?? engine.streamPolicy, prepared)
-    return Effect.flatMap(Effect.zip(Fitnesses.ofRequest(engine, prepared), Effect.scope), ([fitness, scope]) => {
-      const call = Calls.begin(fiber, engine, needOfStream(engine, session, prepared), fitness)
+    return Step.flatMap(moment, Effect.zip(Fitnesses.ofRequest(engine, prepared), Effect.scope), ([fitness, scope]) => {
+      const call = Calls.begin(moment, engine, needOfStream(engine, session, prepared), fitness)
       const loop: Loop<Streaming.Opened> = {
         call,
         parent: scope,
         perform: (attempt) => Streaming.open(call, session, attempt, adapterOf(attempt.member)),
         spent: undefined
       }
-      const left = Effect.suspend(() => Records.ended(call, undefined) ?? Effect.void)
+      const left = Effect.suspend(() => Records.ended(call, undefined))
       const watched = engine.events === undefined ? Effect.void : Scope.addFinalizer(scope, left)
       return Effect.andThen(
         watched,
-        Effect.map(Calls.run(loop), (served) => Streaming.handOver(loop, session, served, undefined))
+        Effect.map(Calls.run(moment, loop), (served) => Streaming.handOver(loop, session, served, undefined))
       )
     })
   }))
@@ -118,15 +118,15 @@ export const execute = <A, E, R>(
   perform: (target: Target) => Effect.Effect<A, E, R>,
   options: ExecuteOptions<A, E>
 ): Effect.Effect<Executed<A>, Errors.LLMError, R> =>
-  Effect.withFiber((fiber) => {
+  Step.at((moment) => {
     const invalid = Requests.check(options) ?? problem(options)
-    if (invalid !== undefined) return Effect.fail(Requests.invalid(invalid))
+    if (invalid !== undefined) return Records.refused(engine, options, Requests.invalid(invalid))
     const { affinity, classify = classifyUnknown, priority, tenant, usage } = options
     const fitness = fitnessOf(engine, options)
-    if (fitness.fitting === 0) return Effect.fail(Fitnesses.unable(engine, options))
+    if (fitness.fitting === 0) return Records.refused(engine, options, Fitnesses.unable(engine, options))
     const tokens = options.tokens ?? noTokens
     const estimate: Exit.Exit<Estimate> = Exit.succeed({ ...tokens, text: tokens.input, attachments: 0, exact: false })
-    const call = Calls.begin(fiber, engine, {
+    const call = Calls.begin(moment, engine, {
       kind: "execute",
       hedgedAs: "execute",
       attemptMs: engine.limits.attempt,
@@ -139,7 +139,7 @@ export const execute = <A, E, R>(
       tokens,
       estimate: () => estimate
     }, fitness)
-    const served = Calls.run<A, R>({
+    const served = Calls.run<A, R>(moment, {
       call,
       parent: undefined,
       perform: (attempt) => {
@@ -153,7 +153,7 @@ export const execute = <A, E, R>(
       target: attempt.member.target.id,
       attempts: call.attempts,
       ...Completions.total(call.attempts),
-      timings: Records.timings(call, attempt)
+      timings: Records.timings(call)
     }))
   })
 

@@ -8,6 +8,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
 import * as Hedging from "../../Hedging.ts"
+import * as Step from "../step.ts"
 import { blocked } from "./blocked.ts"
 import type { Call, Chosen, Ended, Failed, Loop, Served } from "./call.ts"
 import { giveBack, withdraw } from "./charge.ts"
@@ -17,6 +18,7 @@ import * as Observers from "./observe.ts"
 
 /** An attempt that is joined by another one, at another target, when it takes longer than most do. */
 export const hedged = <A, R>(
+  moment: Step.Moment,
   loop: Loop<A, R>,
   chosen: Chosen,
   hedging: Hedging.Hedging["Service"]
@@ -31,7 +33,7 @@ export const hedged = <A, R>(
     return !isOver
   }
 
-  const primary = attempt(loop, chosen, keeps)
+  const primary = attempt(moment, loop, chosen, keeps)
   const member = call.engine.candidates[chosen.index]
   const maxHedges = hedging.policy.maxHedges - call.hedges
   if (member === undefined || chosen.queue || !call.need.replays || maxHedges <= 0) return primary
@@ -48,12 +50,15 @@ export const hedged = <A, R>(
   })
 
   const beside = (hedge: Chosen): Effect.Effect<Served<A>, Ended<A>, R> =>
-    Effect.flatMap(attempt(loop, hedge, keeps), (ended): Effect.Effect<Served<A>, Ended<A>> => {
-      if (ended._tag === "Served") return Effect.succeed(ended)
-      if (ended._tag !== "Failed") return Effect.andThen(giveBack(call), Effect.fail(ended))
-      learn(ended)
-      return Effect.fail(ended)
-    })
+    Effect.flatMap(
+      Step.at((moment) => attempt(moment, loop, hedge, keeps)),
+      (ended): Effect.Effect<Served<A>, Ended<A>> => {
+        if (ended._tag === "Served") return Effect.succeed(ended)
+        if (ended._tag !== "Failed") return Effect.andThen(giveBack(call), Effect.fail(ended))
+        learn(ended)
+        return Effect.fail(ended)
+      }
+    )
 
   // Whoever fails beside another one changes what the call knows, but decides nothing while that one may still answer.
   const learn = (failed: Failed): void => {
@@ -115,7 +120,7 @@ const hedgeOf = (
   call.state.attempts + running.length >= call.setup.maxAttempts
     ? Effect.undefined
     : Effect.flatMap(
-      Effect.withFiber((fiber) => blocked(fiber, call)),
+      Step.at((moment) => blocked(moment, call)),
       (cooling) => besideOneOf(call, hedging, key, running, cooling)
     )
 

@@ -26,7 +26,7 @@ import { settle } from "./settle.ts"
 
 /** An attempt on its way in, and what it holds from the moment it is given it. */
 interface Entry<A, R> {
-  readonly fiber: Step.AnyFiber
+  readonly moment: Step.Moment
   readonly loop: Loop<A, R>
   readonly chosen: Chosen
   readonly member: Member
@@ -40,39 +40,42 @@ interface Entry<A, R> {
 
 /** Makes an attempt; what one opens that is served stays open in the `parent`, if `keeps` says so. */
 export const attempt = <A, R>(
+  moment: Step.Moment,
   loop: Loop<A, R>,
   chosen: Chosen,
   keeps: (served: Served<A>) => boolean = always
-): Effect.Effect<Ended<A>, never, R> =>
-  Effect.withFiber((fiber) => {
-    const { call, parent } = loop
-    const member = call.engine.candidates[chosen.index]
-    if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
-    const isWhole = parent === undefined && !chosen.queue
-    const scope = isWhole ? undefined : parent === undefined ? Scope.makeUnsafe() : Scope.forkUnsafe(parent)
-    const entry: Entry<A, R> = {
-      fiber,
-      loop,
-      chosen,
-      member,
-      scope,
-      grant: undefined,
-      permit: undefined,
-      passed: undefined,
-      attempt: undefined,
-      released: false
-    }
-    const entered = Effect.suspend(() => limited(entry))
-    if (scope === undefined) return Effect.onExitPrimitive(entered, () => released(entry))
-    // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
-    return Effect.onExitPrimitive(
-      Effect.andThen(Scope.addFinalizer(scope, letGo(entry)), entered),
-      (exit) =>
-        parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served" && keeps(exit.value)
-          ? undefined
-          : Scope.closeUnsafe(scope, exit)
-    )
+): Effect.Effect<Ended<A>, never, R> => {
+  const { call, parent } = loop
+  const member = call.engine.candidates[chosen.index]
+  if (member === undefined) return Effect.die(new RangeError(`Router: no candidate ${chosen.index}`))
+  const isWhole = parent === undefined && !chosen.queue
+  const scope = isWhole ? undefined : parent === undefined ? Scope.makeUnsafe() : Scope.forkUnsafe(parent)
+  const entry: Entry<A, R> = {
+    moment,
+    loop,
+    chosen,
+    member,
+    scope,
+    grant: undefined,
+    permit: undefined,
+    passed: undefined,
+    attempt: undefined,
+    released: false
+  }
+  const entered = Effect.suspend(() => {
+    Step.passed(moment)
+    return limited(entry)
   })
+  if (scope === undefined) return Effect.onExitPrimitive(entered, () => Step.rest(released(entry)))
+  // A slot of a failed attempt must be free, and its socket closed, before anything else is tried.
+  return Effect.onExitPrimitive(
+    Effect.andThen(Scope.addFinalizer(scope, letGo(entry)), entered),
+    (exit) =>
+      parent !== undefined && Exit.isSuccess(exit) && exit.value._tag === "Served" && keeps(exit.value)
+        ? undefined
+        : Scope.closeUnsafe(scope, exit)
+  )
+}
 
 const always = (): boolean => true
 
@@ -82,14 +85,15 @@ const letGo = <A, R>(entry: Entry<A, R>): Effect.Effect<void> => Effect.suspend(
 const released = <A, R>(entry: Entry<A, R>): Effect.Effect<void> => {
   if (entry.released) return Exit.void
   entry.released = true
-  const { attempt, chosen, fiber, grant, loop: { call }, member, passed, permit } = entry
+  Step.passed(entry.moment)
+  const { attempt, chosen, moment, grant, loop: { call }, member, passed, permit } = entry
   const slots = grant === undefined ? Exit.void : Admissions.release(grant, member)
   if (attempt === undefined) {
-    return Step.all(fiber, [permit?.ignored ?? Exit.void, passed?.settle("neutral") ?? Exit.void, slots])
+    return Step.all(moment, [permit?.ignored ?? Exit.void, passed?.settle("neutral") ?? Exit.void, slots])
   }
-  Boards.count(call.engine.board, chosen.index, -1)
-  return Step.all(fiber, [
-    attempt.told ? Observers.untold(attempt) : Observers.interrupted(fiber, call, attempt),
+  Boards.end(call.engine.board, chosen.index)
+  return Step.all(moment, [
+    attempt.told ? Observers.untold(attempt) : Observers.interrupted(moment, call, attempt),
     slots
   ])
 }
@@ -99,23 +103,23 @@ const refused = (chosen: Chosen, by: Decisions.Busy["by"], error: Errors.LLMErro
 
 /** First the limits, of all scopes at once: room now, or a place in the queue. */
 const limited = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> => {
-  const { chosen, fiber, loop: { call }, member, scope } = entry
+  const { chosen, moment, loop: { call }, member, scope } = entry
   const { limiter } = call.engine
   const scopes = Admissions.scopesOf(call, member)
   if (scopes.length === 0) return admitted(entry)
   // The request was checked when the call began, so an estimate cannot fail.
-  return Step.orDie(fiber, call.need.estimate(member.target), (estimate) => {
+  return Step.orDie(moment, call.need.estimate(member.target), (estimate) => {
     const keep = (reservation: Reservation): void => {
       entry.grant = Admissions.grantOf(reservation, estimate)
     }
     const onFailure = (error: RateLimitError): Effect.Effect<Ended<A>, never, R> => refused(chosen, "limit", error)
     if (scope === undefined || !chosen.queue) {
-      const request = Admissions.requestOf(call, member, scopes, estimate)
-      return Step.acquire(fiber, limiter.take(request), keep, { onSuccess: () => admitted(entry), onFailure })
+      const request = Admissions.requestOf(moment, call, member, scopes, estimate)
+      return Step.acquire(moment, limiter.take(request), keep, { onSuccess: () => admitted(entry), onFailure })
     }
     // While it waits the scope holds its place; what it was granted is given back by us, who know what came of it.
-    const queued = Effect.flatMap(call.engine.health.figures(member.health[0] ?? ""), (figures) => {
-      const request = Admissions.requestOf(call, member, scopes, estimate, figures?.latencyP95Ms)
+    const queued = Step.flatMap(moment, call.engine.health.figures(member.health[0] ?? ""), (figures) => {
+      const request = Admissions.requestOf(moment, call, member, scopes, estimate, figures?.latencyP95Ms)
       return Effect.flatMap(Scope.provide(limiter.reserve(request), scope), (reservation) => {
         keep(reservation)
         return Scope.addFinalizer(scope, letGo(entry))
@@ -130,13 +134,16 @@ const unlessCooled = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, 
   const { chosen: { chosen, index }, loop: { call }, member } = entry
   return Effect.flatMap(
     call.engine.cooldown.latest([member.scopeKeys]),
-    ([cooling]) => cooling === undefined ? admitted(entry) : Effect.succeed({ _tag: "Waited" as const, index, chosen })
+    ([cooling]) => {
+      Step.passed(entry.moment)
+      return cooling === undefined ? admitted(entry) : Effect.succeed({ _tag: "Waited" as const, index, chosen })
+    }
   )
 }
 
 // The circuit has the last word, after any wait for capacity: what it refuses gives the capacity back unused.
 const admitted = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> => {
-  const { chosen, fiber, loop: { call }, member } = entry
+  const { chosen, moment, loop: { call }, member } = entry
   const { circuits } = call.engine
   const admission = call.overruled.includes(chosen.index)
     ? Effect.andThen(circuits.probe(member.circuit), circuits.take(member.circuit))
@@ -144,20 +151,20 @@ const admitted = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> =
   const keep = (permit: Permit): void => {
     entry.permit = permit
   }
-  return Step.acquire(fiber, admission, keep, {
+  return Step.acquire(moment, admission, keep, {
     onSuccess: () => passed(entry),
     onFailure: (error): Effect.Effect<Ended<A>, never, R> => refused(chosen, "circuit", error)
   })
 }
 
 const passed = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> => {
-  const { chosen, fiber, loop: { call }, member } = entry
+  const { chosen, moment, loop: { call }, member } = entry
   const { throttle } = call.engine
   if (throttle === undefined) return begun(entry)
   const keep = (passed: Passed | undefined): void => {
     entry.passed = passed
   }
-  return Step.acquire(fiber, throttle.admit(member.target.provider), keep, {
+  return Step.acquire(moment, throttle.admit(member.target.provider), keep, {
     onSuccess: () => entry.passed === undefined ? refused(chosen, "throttle", shed(member)) : begun(entry),
     onFailure: (never) => never
   })
@@ -168,40 +175,41 @@ const shed = ({ target }: Member): Errors.LLMError =>
 
 // What an attempt takes over, from the charge for a retry to the place in a throttle, is its own at once or not at all.
 const begun = <A, R>(entry: Entry<A, R>): Effect.Effect<Ended<A>, never, R> => {
-  const { chosen, fiber, loop, member, permit } = entry
+  const { chosen, moment, loop, member, permit } = entry
   const { call } = loop
   if (permit === undefined) return Effect.die(new RangeError(`Router: no permit for ${member.target.id}`))
   const { board, budget, hedging } = call.engine
   const attempt = attemptOf(entry, permit)
   entry.attempt = attempt
-  Boards.count(board, chosen.index, 1)
-  if (attempt.charged !== undefined) return performed(fiber, loop, attempt)
+  Boards.begin(board, chosen.index, attempt.startedAt)
+  if (attempt.charged !== undefined) return performed(moment, loop, attempt)
   // What was charged for a retry elsewhere is given back before this attempt counts as a first one.
-  const counted = Step.all(fiber, [
+  const counted = Step.all(moment, [
     call.pendingCharge === undefined || chosen.chosen === "hedge" ? Exit.void : refund(call),
     budget.deposit(member.budget),
     hedging === undefined ? Exit.void : hedging.request(Observers.hedgingKey(call, member))
   ])
-  return Step.flatMap(fiber, counted, () => performed(fiber, loop, attempt))
+  return Step.flatMap(moment, counted, () => performed(moment, loop, attempt))
 }
 
 const performed = <A, R>(
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   { call, perform, spent }: Loop<A, R>,
   attempt: Attempt
 ): Effect.Effect<Ended<A>, never, R> => {
   const ended = Effect.matchEffect(perform(attempt), {
     onSuccess: (value): Effect.Effect<Ended<A>> => {
+      Step.passed(moment)
       const served = Exit.succeed<Served<A>>({ _tag: "Served", attempt, value })
       return spent === undefined
         ? served
-        : Step.flatMap(fiber, Observers.succeeded(fiber, call, attempt, spent(value)), () => served)
+        : Step.flatMap(moment, Observers.succeeded(moment, call, attempt, spent(value)), () => served)
     },
     onFailure: (raised): Effect.Effect<Ended<A>> =>
-      Effect.flatMap(judged(call, attempt, raised), ({ error, evidence }) =>
+      Effect.flatMap(judged(call, attempt, raised), ({ error, evidence, restMs }) =>
         Effect.andThen(
-          Effect.suspend(() => Observers.failed(fiber, call, attempt, evidence, error)),
-          settle(call, attempt, error, evidence)
+          Step.at((moment) => Observers.failed(moment, call, attempt, evidence, error)),
+          settle(call, attempt, error, evidence, restMs)
         ))
   })
   if (attempt.grant !== undefined) attempt.grant.sent = true
@@ -211,7 +219,7 @@ const performed = <A, R>(
 }
 
 const attemptOf = <A, R>(
-  { chosen, grant, loop: { call }, member, passed, scope }: Entry<A, R>,
+  { chosen, grant, loop: { call }, member, moment, passed, scope }: Entry<A, R>,
   permit: Permit
 ): Attempt => {
   const isHedge = chosen.chosen === "hedge"
@@ -220,7 +228,7 @@ const attemptOf = <A, R>(
     : call.pendingCharge?.key === member.budget
     ? call.pendingCharge
     : undefined
-  const startedAt = call.clock.currentTimeMillisUnsafe()
+  const startedAt = Step.millis(moment)
   if (isHedge) {
     call.pendingHedge = undefined
     call.hedges++

@@ -17,13 +17,12 @@ import * as Step from "../step.ts"
 import * as Admissions from "./admit.ts"
 import type { Attempt, Call, Member, Spent } from "./call.ts"
 import * as Records from "./record.ts"
+import * as Silences from "./silence.ts"
 
-const times = (call: Call, attempt: Attempt): Health.Times => {
-  const durationMs = call.clock.currentTimeMillisUnsafe() - attempt.startedAt
-  return attempt.firstContentAt === undefined
-    ? { durationMs }
-    : { durationMs, firstTokenMs: attempt.firstContentAt - attempt.startedAt }
-}
+const durationOf = (moment: Step.Moment, attempt: Attempt): number => Step.millis(moment) - attempt.startedAt
+
+const firstTokenOf = ({ firstContentAt, startedAt }: Attempt): number | undefined =>
+  firstContentAt === undefined ? undefined : firstContentAt - startedAt
 
 const recordHealth = (call: Call, attempt: Attempt, outcome: Health.Outcome): Effect.Effect<void> =>
   call.engine.health.recordAll(attempt.member.health, outcome)
@@ -32,13 +31,14 @@ const settleBudget = (call: Call, attempt: Attempt, outcome: RetryBudget.Outcome
   call.engine.budget.settle(attempt.member.budget, {
     retry: attempt.charged !== undefined,
     outcome,
-    ...(attempt.charged === undefined ? undefined : { cost: attempt.charged })
+    cost: attempt.charged
   })
 
 /** Content has begun to arrive: a probe has proved what it was sent for. */
 export const firstContent = (call: Call, attempt: Attempt): Effect.Effect<void> =>
   Effect.suspend(() => {
     attempt.firstContentAt = call.clock.currentTimeMillisUnsafe()
+    Silences.answer(call.engine.board.silence, attempt.index, attempt.startedAt, attempt.firstContentAt)
     return attempt.permit.firstContent
   })
 
@@ -47,13 +47,13 @@ const settleThrottle = (attempt: Attempt, outcome: ClientThrottle.Outcome): Effe
 
 // Once, and all or nothing: what cannot be told in one step is kept until it has been told.
 const telling = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   attempt: Attempt,
   observers: () => ReadonlyArray<Effect.Effect<void>>
 ): Effect.Effect<void> => {
   if (attempt.told) return Exit.void
   attempt.told = true
-  const rest = Step.all(fiber, observers())
+  const rest = Step.all(moment, observers())
   if (Exit.isExit(rest)) return rest
   attempt.untold = rest
   return untold(attempt)
@@ -69,20 +69,40 @@ export const untold = (attempt: Attempt): Effect.Effect<void> =>
 
 /** Tells of a success, and writes it into the record. */
 export const succeeded = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   call: Call,
   attempt: Attempt,
   spent: Spent
 ): Effect.Effect<void> =>
-  telling(fiber, attempt, () => [
-    Records.success(call, attempt, spent),
+  telling(moment, attempt, () => [
+    hear(moment, call, attempt, undefined),
+    Records.success(moment, call, attempt, spent),
     attempt.permit.success,
-    Admissions.succeeded(fiber, call, attempt, spent),
-    recordHealth(call, attempt, Health.success({ ...times(call, attempt), outputTokens: outputOf(spent) })),
-    observeHedging(call, attempt),
+    Admissions.succeeded(moment, call, attempt, spent),
+    recordHealth(call, attempt, {
+      _tag: "Success",
+      durationMs: durationOf(moment, attempt),
+      firstTokenMs: firstTokenOf(attempt),
+      outputTokens: outputOf(spent)
+    }),
+    observeHedging(moment, call, attempt),
     settleBudget(call, attempt, "success"),
     settleThrottle(attempt, "accepted")
   ])
+
+// What our own limits of time cut short has told nothing; everything else has come from somewhere.
+const hear = (
+  moment: Step.Moment,
+  call: Call,
+  { firstContentAt, index, startedAt }: Attempt,
+  error: LLMError | undefined
+): Effect.Effect<void> => {
+  const { silence } = call.engine.board
+  if (error === undefined) {
+    if (firstContentAt === undefined) Silences.answer(silence, index, startedAt, Step.millis(moment))
+  } else if (error.errorClass !== "timeout" || error.status !== undefined) Silences.heard(silence, index)
+  return Exit.void
+}
 
 const outputOf = (spent: Spent): number | undefined =>
   spent._tag === "Reported"
@@ -92,10 +112,10 @@ const outputOf = (spent: Spent): number | undefined =>
     : spent.usage.output
 
 // When to hedge is learned from how long a success takes to its first content, or to its end where that is awaited.
-const observeHedging = (call: Call, attempt: Attempt): Effect.Effect<void> =>
+const observeHedging = (moment: Step.Moment, call: Call, attempt: Attempt): Effect.Effect<void> =>
   call.engine.hedging === undefined ? Exit.void : call.engine.hedging.observe(
     hedgingKey(call, attempt.member),
-    (contentAt(call, attempt) ?? call.clock.currentTimeMillisUnsafe()) - attempt.startedAt
+    (contentAt(call, attempt) ?? Step.millis(moment)) - attempt.startedAt
   )
 
 const contentAt = (call: Call, { firstContentAt }: Attempt): number | undefined =>
@@ -103,10 +123,10 @@ const contentAt = (call: Call, { firstContentAt }: Attempt): number | undefined 
 
 // Whoever was joined would have taken at least as long: without it slow answers would never be learned. The hedge that
 // is interrupted may have had no time at all.
-const observeLoser = (call: Call, attempt: Attempt): Effect.Effect<void> =>
+const observeLoser = (moment: Step.Moment, call: Call, attempt: Attempt): Effect.Effect<void> =>
   call.hedgedAt !== undefined && attempt.startedAt <= call.hedgedAt && attempt.chosen !== "hedge" &&
     contentAt(call, attempt) === undefined
-    ? observeHedging(call, attempt)
+    ? observeHedging(moment, call, attempt)
     : Exit.void
 
 /** Streams are hedged by their first content, all else by the whole answer. */
@@ -114,30 +134,36 @@ export const hedgingKey = (call: Call, member: Member): string => `${call.need.h
 
 /** Tells of a failure, and writes into the record what it is to the caller. */
 export const failed = (
-  fiber: Step.AnyFiber,
+  moment: Step.Moment,
   call: Call,
   attempt: Attempt,
   error: LLMError,
   recorded: LLMError = error
 ): Effect.Effect<void> =>
-  telling(fiber, attempt, () => [
-    Records.failure(call, attempt, recorded),
+  telling(moment, attempt, () => [
+    hear(moment, call, attempt, error),
+    Records.failure(moment, call, attempt, recorded),
     counts(error, ruleFor(call.engine.recovery, error))
       ? attempt.permit.failure(error.errorClass, error.retryAfter)
       : attempt.permit.ignored,
     Admissions.failed(call, attempt, error),
-    recordHealth(call, attempt, Health.failure(error, times(call, attempt))),
+    recordHealth(call, attempt, {
+      _tag: "Failure",
+      error,
+      durationMs: durationOf(moment, attempt),
+      firstTokenMs: firstTokenOf(attempt)
+    }),
     settleBudget(call, attempt, RetryBudget.outcomeOf(error)),
     settleThrottle(attempt, ClientThrottle.outcomeOf(error))
   ])
 
 /** Runs, as a finalizer, when an attempt is over, however it ended; only what nobody was told of was interrupted. */
-export const interrupted = (fiber: Step.AnyFiber, call: Call, attempt: Attempt): Effect.Effect<void> =>
-  telling(fiber, attempt, () => [
+export const interrupted = (moment: Step.Moment, call: Call, attempt: Attempt): Effect.Effect<void> =>
+  telling(moment, attempt, () => [
     attempt.permit.ignored,
     recordHealth(call, attempt, Health.interrupted),
-    observeLoser(call, attempt),
-    Records.interrupted(call, attempt),
+    observeLoser(moment, call, attempt),
+    Records.interrupted(moment, call, attempt),
     settleBudget(call, attempt, "neutral"),
     settleThrottle(attempt, "neutral")
   ])

@@ -3,17 +3,25 @@
  *
  * @internal
  */
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Errors from "../../LLMError.ts"
 import type { Timings } from "../../LLMService.ts"
-import type { Attempt, Call, Spent } from "./call.ts"
+import * as Step from "../step.ts"
+import type { Attempt, Call, Engine, Spent } from "./call.ts"
 import * as Completions from "./completion.ts"
 
 type Entry = { -readonly [Field in keyof Errors.Attempt]: Errors.Attempt[Field] }
 
-const line = (call: Call, attempt: Attempt, outcome: Errors.Attempt["outcome"], maybeBilled: boolean): Entry => {
+const line = (
+  moment: Step.Moment,
+  call: Call,
+  attempt: Attempt,
+  outcome: Errors.Attempt["outcome"],
+  maybeBilled: boolean
+): Entry => {
   const { member: { target }, chosen } = attempt
   const entry: Entry = {
     target: target.id,
@@ -22,7 +30,7 @@ const line = (call: Call, attempt: Attempt, outcome: Errors.Attempt["outcome"], 
     chosen,
     startedMs: attempt.startedAt - call.startedAt,
     waitedMs: attempt.waitedMs,
-    durationMs: call.clock.currentTimeMillisUnsafe() - attempt.startedAt,
+    durationMs: Step.millis(moment) - attempt.startedAt,
     outcome,
     maybeBilled,
     skipped: attempt.skipped
@@ -45,15 +53,20 @@ const add = (call: Call, entry: Errors.Attempt): Effect.Effect<void> => {
   }))
 }
 
-export const success = (call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> => {
-  const entry = line(call, attempt, "success", true)
+export const success = (moment: Step.Moment, call: Call, attempt: Attempt, spent: Spent): Effect.Effect<void> => {
+  const entry = line(moment, call, attempt, "success", true)
   const cost = Completions.cost(attempt.member.target, spent)
   if (cost !== undefined) entry.cost = cost
   return add(call, entry)
 }
 
-export const failure = (call: Call, attempt: Attempt, error: Errors.LLMError): Effect.Effect<void> => {
-  const entry = line(call, attempt, "failure", error.maybeBilled)
+export const failure = (
+  moment: Step.Moment,
+  call: Call,
+  attempt: Attempt,
+  error: Errors.LLMError
+): Effect.Effect<void> => {
+  const entry = line(moment, call, attempt, "failure", error.maybeBilled)
   entry.errorClass = error.errorClass
   entry.reason = error.reason
   entry.scope = error.scope
@@ -64,12 +77,13 @@ export const failure = (call: Call, attempt: Attempt, error: Errors.LLMError): E
 }
 
 /** What was sent may have been executed, whoever hung up. */
-export const interrupted = (call: Call, attempt: Attempt): Effect.Effect<void> =>
-  add(call, line(call, attempt, "interrupted", true))
+export const interrupted = (moment: Step.Moment, call: Call, attempt: Attempt): Effect.Effect<void> =>
+  add(call, line(moment, call, attempt, "interrupted", true))
 
-export const timings = (call: Call, attempt: Attempt): Timings => {
-  const now = call.clock.currentTimeMillisUnsafe()
-  return { totalMs: now - call.startedAt, waitedMs: call.waitedMs, attemptMs: now - attempt.startedAt }
+/** The times of a call that was answered, by the last line of its record. */
+export const timings = ({ attempts, waitedMs }: Call): Timings => {
+  const { durationMs = 0, startedMs = 0 } = attempts[attempts.length - 1] ?? {}
+  return { totalMs: startedMs + durationMs, waitedMs, attemptMs: durationMs }
 }
 
 /** Tells, once, that the call is over: with an answer of this target, with an error, or with neither. */
@@ -77,9 +91,9 @@ export const ended = (
   call: Call,
   target: string | undefined,
   error?: Errors.LLMError
-): Effect.Effect<void> | undefined => {
+): Effect.Effect<void> => {
   const { events } = call.engine
-  if (events === undefined || call.over) return undefined
+  if (events === undefined || call.over) return Exit.void
   call.over = true
   return events.publish(() => {
     const at = call.clock.currentTimeMillisUnsafe()
@@ -97,6 +111,34 @@ export const ended = (
       waitedMs: call.waitedMs,
       ...Completions.total(call.attempts)
     }
+  })
+}
+
+/** Tells of a call that was refused before it began, and fails it. */
+export const refused = (
+  engine: Engine,
+  { tenant }: { readonly tenant?: string | undefined },
+  error: Errors.LLMError
+): Effect.Effect<never, Errors.LLMError> => {
+  const { events } = engine
+  if (events === undefined) return Effect.fail(error)
+  return Effect.flatMap(Clock.currentTimeMillis, (at) => {
+    const call = ++engine.calls
+    const told = events.publish(() => ({
+      _tag: "CallEnded",
+      call,
+      at,
+      outcome: "failure",
+      target: error.target,
+      tenant,
+      errorClass: error.errorClass,
+      reason: error.reason,
+      attempts: [],
+      totalMs: 0,
+      waitedMs: 0,
+      ...Completions.total([])
+    }))
+    return Effect.andThen(told, Effect.fail(error))
   })
 }
 

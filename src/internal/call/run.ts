@@ -4,7 +4,6 @@
  * @internal
  */
 import * as Cause from "effect/Cause"
-import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Option from "effect/Option"
@@ -14,6 +13,7 @@ import * as Errors from "../../LLMError.ts"
 import * as Retry from "../../Retry.ts"
 import * as Step from "../step.ts"
 import { blocked } from "./blocked.ts"
+import * as Boards from "./board.ts"
 import type { Attempt, Call, Engine, Fitness, Loop, Need, Served } from "./call.ts"
 import { charge, refund } from "./charge.ts"
 import * as Decisions from "./decision.ts"
@@ -23,13 +23,13 @@ import * as Records from "./record.ts"
 import { failWith, settle } from "./settle.ts"
 
 /** Starts a call. */
-export const begin = (fiber: Step.AnyFiber, engine: Engine, need: Need, fitness: Fitness): Call => {
-  const clock = fiber.getRef(Clock.Clock)
-  const random = fiber.getRef(Random.Random)
+export const begin = (moment: Step.Moment, engine: Engine, need: Need, fitness: Fitness): Call => {
+  const { clock } = moment
+  const random = moment.fiber.getRef(Random.Random)
   const { board, limits } = engine
   const strategy = need.affinity !== undefined && engine.strategy.sticky ? engine.sticky : engine.strategy
   const draw = (): number => random.nextDoubleUnsafe()
-  const startedAt = clock.currentTimeMillisUnsafe()
+  const startedAt = Step.millis(moment)
   return {
     id: ++engine.calls,
     engine,
@@ -45,6 +45,7 @@ export const begin = (fiber: Step.AnyFiber, engine: Engine, need: Need, fitness:
         board.affinity = need.affinity
         return strategy.pick(board, 0, board.count, draw)
       },
+      isSilent: (index, now) => Boards.isSilent(board, index, now),
       maxAttempts: engine.maxAttempts,
       attemptMs: need.attemptMs,
       patienceMs: engine.patienceMs,
@@ -57,7 +58,7 @@ export const begin = (fiber: Step.AnyFiber, engine: Engine, need: Need, fitness:
     clock,
     startedAt,
     attempts: [],
-    steps: new Map(),
+    steps: undefined,
     state: Decisions.initial,
     waitedMs: 0,
     pendingWaitMs: 0,
@@ -78,7 +79,10 @@ const noOne: ReadonlyArray<number> = []
  *
  * What an attempt has opened is closed before the next one begins.
  */
-export const run = <A, R>(loop: Loop<A, R>): Effect.Effect<Served<A>, Errors.LLMError, R> => watched(loop, start)
+export const run = <A, R>(
+  moment: Step.Moment,
+  loop: Loop<A, R>
+): Effect.Effect<Served<A>, Errors.LLMError, R> => watched(moment, loop, start)
 
 const start: Decisions.Event = { _tag: "Start" }
 
@@ -91,37 +95,46 @@ export const resume = <A, R>(
 ): Effect.Effect<Served<A>, Errors.LLMError, R> =>
   Effect.flatMap(
     settle(loop.call, attempt, error),
-    (event) => watched(loop, options.sameTarget ? event : { ...event, retryMs: undefined })
+    (event) => Step.at((moment) => watched(moment, loop, options.sameTarget ? event : { ...event, retryMs: undefined }))
   )
 
-const watched = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError, R> =>
+const watched = <A, R>(
+  moment: Step.Moment,
+  loop: Loop<A, R>,
+  event: Decisions.Event
+): Effect.Effect<Served<A>, Errors.LLMError, R> =>
   Effect.onExitPrimitive(react(loop, event), (exit) => {
-    const { call } = loop
-    if (Exit.isSuccess(exit)) {
-      const ended = call.need.kind === "stream" ? undefined : Records.ended(call, exit.value.attempt.member.target.id)
-      return call.pendingCharge === undefined ? ended : Effect.andThen(refund(call), ended ?? Effect.void)
-    }
-    const error = Option.getOrUndefined(Cause.findErrorOption(exit.cause))
-    return Effect.andThen(refund(call), Records.ended(call, undefined, error) ?? Effect.void)
+    Step.passed(moment)
+    return Step.rest(Step.all(moment, [refund(loop.call), endedBy(loop.call, exit)]))
   })
+
+// A stream that is served has not ended.
+const endedBy = <A>(call: Call, exit: Exit.Exit<Served<A>, Errors.LLMError>): Effect.Effect<void> =>
+  Exit.isFailure(exit)
+    ? Records.ended(call, undefined, Option.getOrUndefined(Cause.findErrorOption(exit.cause)))
+    : call.need.kind === "stream"
+    ? Exit.void
+    : Records.ended(call, exit.value.attempt.member.target.id)
 
 const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError, R> => {
   const { call } = loop
-  return Effect.withFiber((fiber) =>
-    Step.flatMap(fiber, blocked(fiber, call), (cooling) => {
+  return Step.at((moment) =>
+    Step.flatMap(moment, blocked(moment, call), (cooling) => {
       const before = call.state
       const [state, decision] = Decisions.decide(
         call.setup,
         before,
         event,
         cooling,
-        call.clock.currentTimeMillisUnsafe()
+        Step.millis(moment)
       )
       call.state = state
       switch (decision._tag) {
         case "Attempt":
           return Effect.flatMap(
-            call.engine.hedging === undefined ? attempt(loop, decision) : hedged(loop, decision, call.engine.hedging),
+            call.engine.hedging === undefined
+              ? attempt(moment, loop, decision)
+              : hedged(moment, loop, decision, call.engine.hedging),
             (ended) => ended._tag === "Served" ? Effect.succeed(ended) : react(loop, ended)
           )
         case "Wait": {

@@ -19,7 +19,8 @@ export const settle = (
   call: Call,
   attempt: Attempt,
   raised: Errors.LLMError,
-  evidence: Errors.LLMError = raised
+  evidence: Errors.LLMError = raised,
+  restMs = Number.POSITIVE_INFINITY
 ): Effect.Effect<Failed> =>
   Effect.suspend(() => {
     const { target } = attempt.member
@@ -29,8 +30,8 @@ export const settle = (
     const rule = ruleFor(call, target, error)
     return Effect.andThen(
       evidence === raised
-        ? cool(call, attempt, error, rule)
-        : cool(call, attempt, evidence, ruleFor(call, target, evidence)),
+        ? cool(call, attempt, error, rule, restMs)
+        : cool(call, attempt, evidence, ruleFor(call, target, evidence), restMs),
       Effect.map(retryDelay(call, attempt, error, rule), (retryMs) => ({
         _tag: "Failed" as const,
         index: attempt.index,
@@ -62,16 +63,21 @@ export const failAfter = (
 ): Effect.Effect<never, Errors.LLMError> =>
   Effect.flatMap(
     settle(call, attempt, error),
-    (failed) =>
-      Effect.andThen(Records.ended(call, undefined, failed.error) ?? Effect.void, failWith(call, failed.error))
+    (failed) => Effect.andThen(Records.ended(call, undefined, failed.error), failWith(call, failed.error))
   )
 
 export const failWith = (call: Call, error: Errors.LLMError): Effect.Effect<never, Errors.LLMError> =>
   Effect.fail(Errors.update(error, { attempts: call.attempts.slice() }))
 
-const cool = (call: Call, attempt: Attempt, error: Errors.LLMError, rule: Recovery.Rule): Effect.Effect<void> => {
+const cool = (
+  call: Call,
+  attempt: Attempt,
+  error: Errors.LLMError,
+  rule: Recovery.Rule,
+  restMs: number
+): Effect.Effect<void> => {
   // Who was not given the time to answer has done nothing to rest from.
-  const millis = error.origin === "deadline" ? 0 : Recovery.cooldownMillis(rule, error)
+  const millis = error.origin === "deadline" ? 0 : Math.min(restMs, Recovery.cooldownMillis(rule, error))
   const scopeKey = Targets.scopeKey(attempt.member.target, Recovery.cooldownScope(rule, error))
   return Effect.andThen(
     Records.logFailure(call, error),
@@ -107,10 +113,11 @@ const retriesOn = (call: Call, member: Member): number =>
   call.attempts.filter((_) => _.target === member.target.id).length - 1
 
 const stepOf = (call: Call, index: number, member: Member): Effect.Effect<RetryStep> => {
-  const running = call.steps.get(index)
+  const steps = call.steps ??= new Map<number, RetryStep>()
+  const running = steps.get(index)
   if (running !== undefined) return Effect.succeed(running)
   return Effect.map(Schedule.toStep(member.retry), (step) => {
-    call.steps.set(index, step)
+    steps.set(index, step)
     return step
   })
 }

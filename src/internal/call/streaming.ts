@@ -21,7 +21,7 @@ import type { RestartedPart, StreamPart, StreamPolicy } from "../../LLMService.t
 import type { Adapter } from "../../Provider.ts"
 import * as Timeouts from "../../Timeouts.ts"
 import { fromCharacters } from "../../Usage.ts"
-import { about } from "./about.ts"
+import * as Step from "../step.ts"
 import * as Admissions from "./admit.ts"
 import * as Attempts from "./attempt.ts"
 import type { Attempt, Call, Loop, Served } from "./call.ts"
@@ -82,18 +82,16 @@ export const open = (
     idle: limits.idle,
     total: attempt.remainingMs,
     isContent: Timeouts.isContentPart,
-    context: about(target)
+    context: attempt.member.about
   })
   const isEnough = session.policy === "buffer" ? isLast : isDecisive
   const opened = Effect.flatMap(
     Channel.toPullScoped(Stream.toChannel(limited), scopeOf(attempt)),
     (pull) => until(isEnough, call, attempt, pull, [])
   )
-  return Admissions.observing(
-    call,
-    attempt,
-    session.policy === "buffer" ? Attempts.timed(call, attempt, opened) : opened
-  )
+  const change = Admissions.observing(call, attempt)
+  if (session.policy === "buffer") return Attempts.timed(call, attempt, opened, change)
+  return change === undefined ? opened : Effect.updateContext(opened, change<never>)
 }
 
 // The attempts of a stream have the stream's own scope above them.
@@ -125,7 +123,7 @@ const until = (
         : next
     },
     onFailure: Effect.failCause,
-    onDone: () => Effect.fail(Classifier.streamTruncated(about(attempt.member.target)))
+    onDone: () => Effect.fail(Classifier.streamTruncated(attempt.member.about))
   })
 
 type OpenLoop = Loop<Opened>
@@ -152,20 +150,20 @@ export const handOver = (
     const last = parts[parts.length - 1]
     if (last?.type !== "finish") return Effect.succeed(parts)
     finished = true
-    const settled = Effect.withFiber((fiber) =>
-      Observers.succeeded(fiber, call, attempt, { _tag: "Reported", usage: last.usage })
+    const settled = Step.at((moment) =>
+      Observers.succeeded(moment, call, attempt, { _tag: "Reported", usage: last.usage })
     )
     return Effect.flatMap(settled, () => {
-      const finish = Completions.annotateFinish(last, target, call.attempts, Records.timings(call, attempt))
+      const finish = Completions.annotateFinish(last, target, call.attempts, Records.timings(call))
       const all: Parts = parts.length === 1 ? [finish] : [parts[0], ...parts.slice(1, -1), finish]
-      return Effect.as(Records.ended(call, target.id) ?? Effect.void, all)
+      return Effect.as(Records.ended(call, target.id), all)
     })
   }
 
   const rest: Opened["rest"] = Pull.catchDone(
     Effect.flatMap(opened.rest, handed),
     (): Effect.Effect<never, Errors.LLMError | Cause.Done> =>
-      finished ? Cause.done() : Effect.fail(Classifier.streamTruncated(about(attempt.member.target)))
+      finished ? Cause.done() : Effect.fail(Classifier.streamTruncated(attempt.member.about))
   )
 
   const pull: Opened["rest"] = Effect.suspend(() => {
@@ -222,7 +220,7 @@ const broken = (
   error: Errors.LLMError
 ): Stream.Stream<StreamPart, Errors.LLMError> => {
   const { call } = loop
-  const failed = Effect.withFiber((fiber) => Observers.failed(fiber, call, attempt, error))
+  const failed = Step.at((moment) => Observers.failed(moment, call, attempt, error))
   // A tool may have been called by now: nothing may ask for it a second time.
   const isFinal = session.tools || session.policy === "fail" || session.policy === "buffer" ||
     (session.policy === "continue" && (session.text === "" || session.reasoning))

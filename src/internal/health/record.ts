@@ -64,7 +64,7 @@ export interface LastError {
 
 /** @internal */
 export interface State {
-  readonly sums: Float64Array
+  readonly sums: Array<number>
   readonly latency: Histogram.Histogram
   firstToken: Histogram.Histogram | undefined
   peak: Average.Peak
@@ -88,7 +88,8 @@ const peakMs = 10_000
 
 /** @internal */
 export const make = (memory: Memory, now: number): State => ({
-  sums: new Float64Array(places),
+  // A typed array would take three times the memory: it has a buffer of its own.
+  sums: Array.from({ length: places }, () => 0),
   latency: Histogram.make(quantileMemory * memory.memoryMs, now),
   firstToken: undefined,
   peak: Average.noPeak,
@@ -222,50 +223,59 @@ export interface Evidence {
   readonly idleMs: number
 }
 
-const noFailures: Readonly<Record<ErrorClass, number>> = {
-  transient_network: 0,
-  rate_limit: 0,
-  timeout: 0,
-  server_error: 0,
-  authentication: 0,
-  permanent: 0,
-  unknown: 0
+/**
+ * Evidence that is written anew whenever it is needed: every outcome is followed by a score, for each of its keys.
+ *
+ * @internal
+ */
+export type Sheet = { -readonly [Field in Exclude<keyof Evidence, "failures">]: Evidence[Field] } & {
+  readonly failures: Record<ErrorClass, number>
 }
 
-/** @internal */
-export const noEvidence: Evidence = {
+/**
+ * What is known before anything has happened.
+ *
+ * @internal
+ */
+export const blank = (): Sheet => ({
   successes: 0,
-  failures: noFailures,
+  failures: {
+    transient_network: 0,
+    rate_limit: 0,
+    timeout: 0,
+    server_error: 0,
+    authentication: 0,
+    permanent: 0,
+    unknown: 0
+  },
   latencyMs: undefined,
   latencyWeight: 0,
   firstTokenMs: undefined,
   firstTokenWeight: 0,
   consecutiveFailures: 0,
   idleMs: 0
-}
+})
 
 /** @internal */
-export const evidence = (memory: Memory, state: State, now: number): Evidence => {
+export const evidence = (memory: Memory, state: State, now: number, sheet: Sheet = blank()): Evidence => {
   const idleMs = Math.max(0, now - state.at)
   const share = kept(memory, idleMs)
-  return {
-    successes: sum(state, successes) * share,
-    failures: {
-      transient_network: sum(state, placeOf.transient_network) * share,
-      rate_limit: sum(state, placeOf.rate_limit) * share,
-      timeout: sum(state, placeOf.timeout) * share,
-      server_error: sum(state, placeOf.server_error) * share,
-      authentication: sum(state, placeOf.authentication) * share,
-      permanent: sum(state, placeOf.permanent) * share,
-      unknown: sum(state, placeOf.unknown) * share
-    },
-    latencyMs: average(state, latencySum, latencyWeight),
-    latencyWeight: sum(state, latencyWeight) * share,
-    firstTokenMs: average(state, firstTokenSum, firstTokenWeight),
-    firstTokenWeight: sum(state, firstTokenWeight) * share,
-    consecutiveFailures: state.consecutiveFailures,
-    idleMs
-  }
+  const { failures } = sheet
+  sheet.successes = sum(state, successes) * share
+  failures.transient_network = sum(state, placeOf.transient_network) * share
+  failures.rate_limit = sum(state, placeOf.rate_limit) * share
+  failures.timeout = sum(state, placeOf.timeout) * share
+  failures.server_error = sum(state, placeOf.server_error) * share
+  failures.authentication = sum(state, placeOf.authentication) * share
+  failures.permanent = sum(state, placeOf.permanent) * share
+  failures.unknown = sum(state, placeOf.unknown) * share
+  sheet.latencyMs = average(state, latencySum, latencyWeight)
+  sheet.latencyWeight = sum(state, latencyWeight) * share
+  sheet.firstTokenMs = average(state, firstTokenSum, firstTokenWeight)
+  sheet.firstTokenWeight = sum(state, firstTokenWeight) * share
+  sheet.consecutiveFailures = state.consecutiveFailures
+  sheet.idleMs = idleMs
+  return sheet
 }
 
 /** @internal */

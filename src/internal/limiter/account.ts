@@ -28,6 +28,28 @@ export const amounts = (requests: number, input: number, output: number, slots: 
   interval: requests
 })
 
+/**
+ * Returns the amount in one dimension. A key that varies from meter to meter would take ten times as long to look up.
+ *
+ * @internal
+ */
+export const amountIn = (amounts: Amounts, dimension: Dimension): number => {
+  switch (dimension) {
+    case "requests":
+      return amounts.requests
+    case "tokens":
+      return amounts.tokens
+    case "inputTokens":
+      return amounts.inputTokens
+    case "outputTokens":
+      return amounts.outputTokens
+    case "concurrency":
+      return amounts.concurrency
+    case "interval":
+      return amounts.interval
+  }
+}
+
 /** @internal */
 export const addTo = (sum: Amounts, part: Amounts, sign: 1 | -1): void => {
   sum.requests += sign * part.requests
@@ -85,9 +107,25 @@ export interface Fair {
   readonly next: Map<string, number>
 }
 
+/**
+ * What a set of scopes stands on.
+ *
+ * @internal
+ */
+export interface Footing {
+  readonly scopes: ReadonlyArray<unknown>
+  readonly accounts: ReadonlyArray<Account>
+  /** The meters of all accounts. */
+  readonly meters: ReadonlyArray<Meter.Meter>
+  /** Which state of all accounts it is true of. */
+  readonly version: number
+}
+
 /** @internal */
 export interface Account {
   readonly key: string
+  /** What the scopes stand on of which this one was the first last time. */
+  footing: Footing | undefined
   /** The limits last seen, to notice others without reading them. */
   limits: Limits | undefined
   /** Whether `setLimits` has the last word. */
@@ -98,9 +136,10 @@ export interface Account {
   learnedSlots: Learning.ConcurrencyState | undefined
   /** Lanes that wait for room here, the next one first. */
   readonly parked: Heap.Heap<Lane>
-  /** What the parked lanes ask for, by level. */
-  readonly queued: ReadonlyArray<Amounts>
-  readonly fair: ReadonlyArray<Fair>
+  /** What the parked lanes ask for, by level; a level that nothing waits at has none. */
+  readonly queued: Array<Amounts>
+  /** By level, of those at which somebody has waited: most accounts never see a queue. */
+  readonly fair: Array<Fair>
   /** Lanes that nobody may overtake here, wherever they wait. */
   readonly holders: Array<Lane>
   /** Requests that wait and have this scope among theirs, by the level they asked for. */
@@ -122,6 +161,7 @@ export const make = (
   now: Meter.Now
 ): Account => ({
   key,
+  footing: undefined,
   limits: undefined,
   pinned: false,
   plan,
@@ -129,8 +169,8 @@ export const make = (
   inFlight: 0,
   learnedSlots: undefined,
   parked: options.parked,
-  queued: Array.from({ length: options.levels }, () => amounts(0, 0, 0, 0)),
-  fair: Array.from({ length: options.levels }, () => ({ virtual: 0, next: new Map<string, number>() })),
+  queued: [],
+  fair: [],
   holders: [],
   waiting: Array.from({ length: options.levels }, () => 0),
   waitingCount: 0,

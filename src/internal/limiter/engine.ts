@@ -60,14 +60,17 @@ export interface Ask {
   readonly tenant: string
   /** Longest wait; 0 never queues. */
   readonly maxWaitMs: number
+  /** When it began to wait, in elapsed milliseconds, if it did so before it came. */
+  readonly since?: number | undefined
 }
 
 /** @internal */
 export interface Grant {
   readonly accounts: ReadonlyArray<Account.Account>
   readonly wanted: Account.Amounts
-  readonly meters: Array<Meter.Meter>
-  readonly stamps: Array<Meter.Stamp>
+  readonly meters: ReadonlyArray<Meter.Meter>
+  /** Where meters were charged, by their place; nothing for those that do not remember it. */
+  readonly stamps: ReadonlyArray<Meter.Stamp>
   readonly at: number
   readonly waitedMs: number
   readonly binding: Dimension | undefined
@@ -113,12 +116,14 @@ export interface Engine {
   readonly expiries: Heap.Heap<Queue.Waiter>
   readonly ages: ReadonlyArray<{ oldest: Queue.Waiter | undefined; youngest: Queue.Waiter | undefined }>
   readonly plans: WeakMap<Limits.Limits, Limits.Plan>
+  /** Counts what makes footings out of date: accounts that come or go, meters that change. */
+  version: number
   /** Those whose waiting has ended, for the caller to collect. */
   done: Array<readonly [Queue.Waiter, Done]>
   now: { mono: number; wall: number }
   seq: number
   waiting: number
-  hand: Iterator<[string, Account.Account]> | undefined
+  hand: Iterator<Account.Account> | undefined
   /** What `probe` found. */
   readonly found: {
     waitMs: number
@@ -149,6 +154,7 @@ export const make = (options: Options): Engine => ({
   ),
   ages: Array.from({ length: options.levels }, () => ({ oldest: undefined, youngest: undefined })),
   plans: new WeakMap(),
+  version: 0,
   done: [],
   now: { mono: Number.NEGATIVE_INFINITY, wall: Number.NEGATIVE_INFINITY },
   seq: 0,
@@ -173,19 +179,18 @@ export const at = (engine: Engine, mono: number, wall: number): void => {
 
 /** @internal */
 export const reserve = (engine: Engine, ask: Ask): Outcome => {
-  const accounts = resolve(engine, ask.scopes)
+  const { accounts, meters } = resolve(engine, ask.scopes)
   const wanted = Account.amounts(1, ask.input, ask.output, ask.slots)
   const oversize = findOversize(accounts, wanted)
   if (oversize !== undefined) return refuse(engine, accounts, oversize)
   sweep(engine)
 
-  const contended = accounts.some((account) => account.parked.items.length > 0 || account.holders.length > 0)
-  const lane = contended ? engine.lanes.get(laneKey(accounts)) : undefined
+  const lane = accounts.some(isContended) ? engine.lanes.get(laneKey(accounts)) : undefined
   const mayPass = lane?.head === undefined || ask.level < lane.head.level
-  if (mayPass && !isBlocked(engine, accounts, wanted, ask.level, ask.tenant, undefined)) {
-    return { _tag: "Granted", grant: grant(engine, accounts, wanted, ask.level, ask.tenant, 0, undefined) }
+  if (mayPass && !isBlocked(engine, accounts, wanted, newcomer(engine, ask), ask.tenant, undefined)) {
+    return { _tag: "Granted", grant: grant(engine, accounts, meters, wanted, ask.level, ask.tenant, 0, undefined) }
   }
-  project(engine, accounts, wanted, ask.level, lane)
+  project(engine, accounts, wanted, ask.level, lane, ask.since)
   const refusal = foundRefusal(engine, accounts, wanted)
   if (engine.options.maxQueue === 0) return refuse(engine, accounts, { ...refusal, reason: "queue_full" })
   if (ask.maxWaitMs <= 0) return refuse(engine, accounts, refusal)
@@ -197,6 +202,12 @@ export const reserve = (engine: Engine, ask: Ask): Outcome => {
   }
   return enqueue(engine, ask, accounts, wanted, lane)
 }
+
+const newcomer = (engine: Engine, { level, since }: Ask): Queue.Candidate => ({
+  level,
+  order: since ?? engine.now.mono,
+  seq: Number.POSITIVE_INFINITY
+})
 
 /** Whether a request would wait for too long; in an overload, whether a large one in its place would. */
 const isTooLong = (
@@ -212,7 +223,7 @@ const isTooLong = (
   const now = engine.now.mono
   const floorMs = Shedding.floorMs(account.shedding, now)
   if (waitMs <= longest && waitMs + floorMs <= longest) return false
-  project(engine, accounts, Account.amounts(1, 0, 0, ask.slots), ask.level, lane)
+  project(engine, accounts, Account.amounts(1, 0, 0, ask.slots), ask.level, lane, ask.since)
   const aheadMs = Math.min(waitMs, engine.found.waitMs)
   if (waitMs > longest) {
     Shedding.refused(account.shedding, waitMs - aheadMs, now)
@@ -228,16 +239,16 @@ const isTooLong = (
  * @internal
  */
 export const foresee = (engine: Engine, ask: Ask): Refusal => {
-  const accounts = resolve(engine, ask.scopes)
+  const { accounts } = resolve(engine, ask.scopes)
   const wanted = Account.amounts(1, ask.input, ask.output, ask.slots)
   const oversize = findOversize(accounts, wanted)
   if (oversize !== undefined) return oversize
   const lane = engine.lanes.get(laneKey(accounts))
   const mayPass = lane?.head === undefined || ask.level < lane.head.level
-  if (mayPass && !isBlocked(engine, accounts, wanted, ask.level, ask.tenant, undefined)) {
+  if (mayPass && !isBlocked(engine, accounts, wanted, newcomer(engine, ask), ask.tenant, undefined)) {
     return { reason: "rate_limit", key: "", dimension: undefined, waitMs: 0, rule: "", asked: 0 }
   }
-  project(engine, accounts, wanted, ask.level, lane)
+  project(engine, accounts, wanted, ask.level, lane, ask.since)
   return foundRefusal(engine, accounts, wanted)
 }
 
@@ -272,7 +283,28 @@ const foundRefusal = (
   }
 }
 
-const resolve = (engine: Engine, scopes: Ask["scopes"]): ReadonlyArray<Account.Account> => {
+/** Finds what scopes stand on; the first account remembers it for the next request with the same scopes. */
+const resolve = (engine: Engine, scopes: Ask["scopes"]): Account.Footing => {
+  const [first] = scopes
+  const known = first === undefined ? undefined : engine.accounts.get(first.key)?.footing
+  if (known !== undefined && known.scopes === scopes && known.version === engine.version) {
+    for (const account of known.accounts) account.touchedAt = engine.now.mono
+    return known
+  }
+  const accounts = accountsOf(engine, scopes)
+  const footing: Account.Footing = { scopes, accounts, meters: metersOf(accounts), version: engine.version }
+  const [home] = accounts
+  if (home !== undefined) home.footing = footing
+  return footing
+}
+
+const metersOf = (accounts: ReadonlyArray<Account.Account>): ReadonlyArray<Meter.Meter> => {
+  const meters: Array<Meter.Meter> = []
+  for (const account of accounts) for (const meter of account.meters) meters.push(meter)
+  return meters
+}
+
+const accountsOf = (engine: Engine, scopes: Ask["scopes"]): ReadonlyArray<Account.Account> => {
   const accounts: Array<Account.Account> = []
   for (let index = 0; index < scopes.length; index++) {
     const scope = scopes[index]
@@ -320,6 +352,10 @@ const planOf = (engine: Engine, limits: Limits.Limits): Limits.Plan => {
   return plan
 }
 
+const placeLane = (lane: Queue.Lane, index: number): void => {
+  lane.slot = index
+}
+
 const open = (
   engine: Engine,
   key: string,
@@ -330,17 +366,17 @@ const open = (
     levels: engine.options.levels,
     adaptive: engine.options.adaptive,
     lagMs: engine.options.lagMs,
-    parked: Heap.make<Queue.Lane>(Queue.laneBefore, (lane, index) => {
-      lane.slot = index
-    })
+    parked: Heap.make<Queue.Lane>(Queue.laneBefore, placeLane)
   }, engine.now)
   account.limits = limits
   engine.accounts.set(key, account)
+  engine.version++
   return account
 }
 
 const configure = (engine: Engine, account: Account.Account, plan: Limits.Plan): void => {
   Account.configure(account, plan, engine.options, engine.now)
+  engine.version++
   dropOversize(engine, account)
   pump(engine, account)
 }
@@ -354,7 +390,7 @@ const findOversize = (
       return oversized(account, "concurrency", `${account.plan.concurrency} at the same time`, wanted)
     }
     for (const meter of account.meters) {
-      if (wanted[meter.dimension] > meter.most) {
+      if (Account.amountIn(wanted, meter.dimension) > meter.most) {
         return oversized(account, meter.dimension, `${meter.most} at once, ${meter.rule?.label ?? ""}`, wanted)
       }
     }
@@ -381,7 +417,7 @@ const isBlocked = (
   engine: Engine,
   accounts: ReadonlyArray<Account.Account>,
   wanted: Account.Amounts,
-  level: number,
+  candidate: Queue.Candidate,
   tenant: string,
   waiter: Queue.Waiter | undefined
 ): boolean => {
@@ -391,10 +427,10 @@ const isBlocked = (
   found.dimension = undefined
   found.rule = undefined
   for (const account of accounts) {
-    if (account !== waiter?.lane.home && isBehind(account, level, tenant, waiter) && found.account === undefined) {
+    if (account !== waiter?.lane.home && isBehind(account, candidate, tenant, waiter) && found.account === undefined) {
       found.account = account
     }
-    lookAt(engine, account, wanted, level)
+    lookAt(engine, account, wanted, candidate.level)
   }
   return found.account !== undefined
 }
@@ -402,31 +438,34 @@ const isBlocked = (
 /** Returns whether others go first at an account: those that wait there, and those that hold it. */
 const isBehind = (
   account: Account.Account,
-  level: number,
+  candidate: Queue.Candidate,
   tenant: string,
   waiter: Queue.Waiter | undefined
 ): boolean => {
+  if (!isContended(account)) return false
   // The first level passes everybody but those of its own who wait for room here.
   const next = account.parked.items[0]
-  const candidate = { level, seq: waiter?.seq ?? Number.POSITIVE_INFINITY }
   const holds = waiter !== undefined && waiter.lane.holding === waiter
   if (next?.head !== undefined && next !== waiter?.lane) {
-    const start = Queue.startAt(account, level, tenant)
+    const start = Queue.startAt(account, candidate.level, tenant)
     if (!Queue.goesFirst(candidate, start, holds, next.head, next.start, next.holding === next.head)) return true
   }
   return isHeld(account, candidate, holds, waiter?.lane)
 }
 
+/** Whether anybody waits at an account, or holds it while waiting elsewhere. */
+const isContended = ({ holders, parked }: Account.Account): boolean => parked.items.length > 0 || holders.length > 0
+
 const isHeld = (
   account: Account.Account,
-  candidate: { readonly level: number; readonly seq: number },
+  candidate: Queue.Candidate,
   holds: boolean,
   lane: Queue.Lane | undefined
 ): boolean => {
   for (const holder of account.holders) {
     const held = holder.holding
     if (holder === lane || held === undefined || candidate.level < held.level) continue
-    if (!holds || held.level < candidate.level || held.seq < candidate.seq) return true
+    if (!holds || held.level < candidate.level || Queue.isBefore(held, candidate)) return true
   }
   return false
 }
@@ -438,7 +477,7 @@ const lookAt = (engine: Engine, account: Account.Account, wanted: Account.Amount
   let lacking = false
   for (const meter of account.meters) {
     const kept = share === 0 ? 0 : share * Meter.capacity(meter)
-    const wait = Meter.waitFor(meter, wanted[meter.dimension], 0, kept, now)
+    const wait = Meter.waitFor(meter, Account.amountIn(wanted, meter.dimension), 0, kept, now)
     if (wait > 0) {
       lacking = true
       note(found, wait, account, meter)
@@ -470,9 +509,11 @@ const project = (
   accounts: ReadonlyArray<Account.Account>,
   wanted: Account.Amounts,
   level: number,
-  lane: Queue.Lane | undefined
+  lane: Queue.Lane | undefined,
+  since: number | undefined = undefined
 ): void => {
   const { found, now, options } = engine
+  const part = partBefore(lane, since)
   const share = level === 0 ? 0 : options.reserve
   found.waitMs = 0
   found.account = undefined
@@ -486,7 +527,7 @@ const project = (
         if (lane !== undefined && lane.home !== account) ahead += lane.queued[other]?.[meter.dimension] ?? 0
       }
       const kept = share === 0 ? 0 : share * Meter.capacity(meter)
-      const wait = Meter.waitFor(meter, wanted[meter.dimension], ahead, kept, now)
+      const wait = Meter.waitFor(meter, wanted[meter.dimension], part * ahead, kept, now)
       note(found, wait * Meter.outlook(meter), account, meter)
     }
   }
@@ -504,9 +545,17 @@ const project = (
   }
 }
 
+/** The part of a queue that goes before whoever began to wait then, taking the others to have begun evenly. */
+const partBefore = (lane: Queue.Lane | undefined, since: number | undefined): number => {
+  if (lane?.head === undefined || since === undefined || since >= lane.latest) return 1
+  const { latest, head: { order } } = lane
+  return since <= order ? 0 : (since - order) / (latest - order)
+}
+
 const grant = (
   engine: Engine,
   accounts: ReadonlyArray<Account.Account>,
+  meters: ReadonlyArray<Meter.Meter>,
   wanted: Account.Amounts,
   level: number,
   tenant: string,
@@ -514,14 +563,15 @@ const grant = (
   binding: Dimension | undefined
 ): Grant => {
   const { now, options } = engine
-  const meters: Array<Meter.Meter> = []
   const stamps: Array<Meter.Stamp> = []
+  for (let index = 0; index < meters.length; index++) {
+    const meter = meters[index]
+    if (meter === undefined) continue
+    const stamp = Meter.charge(meter, Account.amountIn(wanted, meter.dimension), now)
+    if (stamp !== undefined) stamps[index] = stamp
+  }
   let inFlight = 0
   for (const account of accounts) {
-    for (const meter of account.meters) {
-      meters.push(meter)
-      stamps.push(Meter.charge(meter, wanted[meter.dimension], now))
-    }
     account.inFlight += wanted.concurrency
     if (account.inFlight > inFlight) inFlight = account.inFlight
     if (account.waitingCount > 0) {
@@ -562,6 +612,7 @@ const enqueue = (
   const key = known?.key ?? laneKey(accounts)
   const lane = known ?? Queue.makeLane(key, accounts, options.levels)
   const waiter: Queue.Waiter = {
+    order: ask.since ?? now.mono,
     seq: engine.seq++,
     lane,
     tenant: ask.tenant,
@@ -588,7 +639,7 @@ const enqueue = (
   }
   if (known === undefined) {
     engine.lanes.set(key, lane)
-    isBlocked(engine, accounts, wanted, ask.level, ask.tenant, waiter)
+    isBlocked(engine, accounts, wanted, waiter, ask.tenant, waiter)
     const home = engine.found.account ?? accounts[0]
     if (home !== undefined) parkAt(engine, lane, home)
   } else if (Queue.refresh(lane) && lane.head === waiter && lane.home !== undefined) {
@@ -649,7 +700,7 @@ const pump = (engine: Engine, account: Account.Account): void => {
       head.binding = engine.found.dimension ?? head.binding
       return setWake(engine, account, engine.now.mono + engine.found.waitMs)
     }
-    if (isBlocked(engine, lane.accounts, head.wanted, head.level, head.tenant, head)) move(engine, lane, head)
+    if (isBlocked(engine, lane.accounts, head.wanted, head, head.tenant, head)) move(engine, lane, head)
     else serve(engine, lane, head)
   }
 }
@@ -659,6 +710,7 @@ const serve = (engine: Engine, lane: Queue.Lane, waiter: Queue.Waiter): void => 
   const given = grant(
     engine,
     lane.accounts,
+    metersOf(lane.accounts),
     waiter.wanted,
     waiter.level,
     waiter.tenant,
@@ -859,7 +911,7 @@ export const settle = (engine: Engine, given: Grant, usage: Usage | "nothing-sen
     Meter.correct(
       meter,
       given.stamps[index],
-      actual[meter.dimension] - given.wanted[meter.dimension],
+      Account.amountIn(actual, meter.dimension) - Account.amountIn(given.wanted, meter.dimension),
       options.maxDebt,
       now
     )
@@ -976,6 +1028,7 @@ const guess = (engine: Engine, account: Account.Account, said: Observation): Met
     label: `learned`
   }, engine.now)
   account.meters = [...account.meters, meter]
+  engine.version++
   return meter
 }
 
@@ -1012,7 +1065,8 @@ export const throttled = (engine: Engine, key: string, options: {
         const { overloaded, random, retryAfterMs, sentAt, tokens } = options
         const _tag = overloaded ? "Overloaded" : "Throttled"
         const cost = blamed.dimension === "requests" ? 1 : tokens
-        Meter.learn(blamed, blamed.learner, { _tag, sentAt, cost, retryAfterMs, random }, now)
+        const atEdge = Meter.available(blamed, now) < cost
+        Meter.learn(blamed, blamed.learner, { _tag, sentAt, cost, retryAfterMs, random, atEdge }, now)
       }
     }
   }
@@ -1073,13 +1127,13 @@ const learnSlots = (
  */
 export const sweep = (engine: Engine): void => {
   for (let looked = 0; looked < 2; looked++) {
-    engine.hand ??= engine.accounts.entries()
+    engine.hand ??= engine.accounts.values()
     const next = engine.hand.next()
     if (next.done === true) {
       engine.hand = undefined
       return
     }
-    forgetIdle(engine, next.value[1])
+    forgetIdle(engine, next.value)
   }
 }
 
@@ -1091,6 +1145,7 @@ export const sweepAll = (engine: Engine): void => {
 const forgetIdle = (engine: Engine, account: Account.Account): void => {
   if (engine.now.mono - account.touchedAt >= engine.options.idleMs && Account.isIdle(account, engine.now)) {
     engine.accounts.delete(account.key)
+    engine.version++
   }
 }
 
@@ -1112,6 +1167,7 @@ export const reset = (engine: Engine, key: string): boolean => {
     lagMs: engine.options.lagMs,
     parked: account.parked
   }, engine.now).meters
+  engine.version++
   pump(engine, account)
   settleWakes(engine)
   return true

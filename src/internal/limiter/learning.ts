@@ -79,6 +79,8 @@ export type Event =
     readonly retryAfterMs: number | undefined
     /** A random number in [0, 1) that spreads those who were told the same wait. */
     readonly random: number
+    /** Whether by our own count, too, there was no room for another one like it. */
+    readonly atEdge?: boolean | undefined
   }
   /** A response header stated the limit of a window. */
   | { readonly _tag: "Stated"; readonly limit: number }
@@ -176,8 +178,12 @@ export const resumeAt = (now: number, waitMs: number, random: number): number =>
 export const admit = (options: Options, state: State, cost: number, now: number): void => {
   state.units += cost
   state.requests++
-  state.recent = decayed(options, state, now) + cost
-  state.countedAt = Math.max(now, state.countedAt)
+  // A memory of ten seconds forgets nothing in less than a millisecond.
+  if (now - state.countedAt >= 1) {
+    state.recent = decayed(options, state, now)
+    state.countedAt = now
+  }
+  state.recent += cost
 }
 
 /**
@@ -271,7 +277,7 @@ const refuse = (options: Options, state: State, event: Refusal, now: number): re
   const cut: State = { ...paused, decreasedAt: now, grownAt: now, units: 0, requests: 0, pausedMs: wait }
   const next = event._tag === "Overloaded"
     ? { ...cut, ...overload(options, state, now) }
-    : { ...cut, ...throttle(options, state, paused, now) }
+    : { ...cut, ...throttle(options, state, paused, now, event.atEdge === true) }
   return [next, decide(next, true)]
 }
 
@@ -290,7 +296,13 @@ const overload = (options: Options, state: State, now: number): Partial<State> =
   }
 }
 
-const throttle = (options: Options, state: State, paused: State, now: number): Partial<State> => {
+const throttle = (
+  options: Options,
+  state: State,
+  paused: State,
+  now: number,
+  atEdge: boolean
+): Partial<State> => {
   const limit = Math.max(options.floor, Math.floor(state.limit * backoffRatio))
   const interval = intervalMs(options, state)
   const wait = paused.resumeAt - now
@@ -302,8 +314,14 @@ const throttle = (options: Options, state: State, paused: State, now: number): P
     : Math.max(minHoldMs, 20 * interval, Math.min(longestHoldMs, 2 * wait))
   return {
     limit,
-    // Refused without asking for more than was known: it was too much.
-    known: Math.max(limit, Math.min(state.limit, truth, state.limit <= state.known ? lowered * state.known : truth)),
+    known: Math.max(
+      limit,
+      truth === 0 && atEdge
+        // Before anything could be measured and with the limit used up, a request that came a little early is refused, too.
+        ? lowered * state.limit
+        // Refused without asking for more than was known: it was too much.
+        : Math.min(state.limit, truth, state.limit <= state.known ? lowered * state.known : truth)
+    ),
     refused: state.limit,
     holdMs,
     heldUntil: now + holdMs

@@ -2,7 +2,7 @@
  * Who waits, and in which order.
  *
  * Requests with the same set of scopes wait in one lane. Within a lane the better level goes first, within a level the
- * tenant that has been served least, within a tenant whoever came first; nobody overtakes otherwise. A waiting request
+ * tenant that has been served least, within a tenant whoever began to wait first; nobody overtakes otherwise. A waiting request
  * holds nothing and leaves no trace when it goes.
  *
  * @internal
@@ -11,9 +11,22 @@ import { type Account, addTo, type Amounts, amounts } from "./account.ts"
 import * as Heap from "./heap.ts"
 import type { Dimension } from "./observation.ts"
 
-/** @internal */
-export interface Waiter {
+/**
+ * Whose turn it is among equals: whoever began to wait first, and of those who began together whoever came first.
+ *
+ * @internal
+ */
+export interface Turn {
+  /** When it began to wait, here or before it came. */
+  readonly order: number
   readonly seq: number
+}
+
+/** @internal */
+export const isBefore = (a: Turn, b: Turn): boolean => a.order !== b.order ? a.order < b.order : a.seq < b.seq
+
+/** @internal */
+export interface Waiter extends Turn {
   readonly lane: Lane
   readonly tenant: string
   readonly wanted: Amounts
@@ -58,6 +71,8 @@ export interface Lane {
   /** What its requests ask for, by level. */
   readonly queued: ReadonlyArray<Amounts>
   waiting: number
+  /** When the latest of its requests began to wait. */
+  latest: number
   /** The account it waits at. */
   home: Account | undefined
   /** Its next request, and where that stands among those of other lanes at `home`. */
@@ -82,6 +97,7 @@ export const makeLane = (key: string, accounts: ReadonlyArray<Account>, levels: 
   })),
   queued: Array.from({ length: levels }, () => amounts(0, 0, 0, 0)),
   waiting: 0,
+  latest: nowhere,
   home: undefined,
   head: undefined,
   start: nowhere,
@@ -89,10 +105,12 @@ export const makeLane = (key: string, accounts: ReadonlyArray<Account>, levels: 
   holding: undefined
 })
 
-const flowBefore = (a: Flow, b: Flow): boolean =>
-  a.start !== b.start ? a.start < b.start : (a.waiters.items[0]?.seq ?? 0) < (b.waiters.items[0]?.seq ?? 0)
-
-const waiterBefore = (a: Waiter, b: Waiter): boolean => a.seq < b.seq
+const flowBefore = (a: Flow, b: Flow): boolean => {
+  if (a.start !== b.start) return a.start < b.start
+  const [first] = a.waiters.items
+  const [second] = b.waiters.items
+  return first !== undefined && (second === undefined || isBefore(first, second))
+}
 
 const placeWaiter = (waiter: Waiter, index: number): void => {
   waiter.slot = index
@@ -109,12 +127,21 @@ export const laneBefore = (a: Lane, b: Lane): boolean =>
 
 const isHolding = (lane: Lane): boolean => lane.holding !== undefined && lane.holding === lane.head
 
+/**
+ * One that waits, or that has just come.
+ *
+ * @internal
+ */
+export interface Candidate extends Turn {
+  readonly level: number
+}
+
 /** @internal */
 export const goesFirst = (
-  a: { readonly level: number; readonly seq: number },
+  a: Candidate,
   aStart: number,
   aHolds: boolean,
-  b: { readonly level: number; readonly seq: number },
+  b: Candidate,
   bStart: number,
   bHolds: boolean
 ): boolean =>
@@ -123,7 +150,7 @@ export const goesFirst = (
     : aHolds !== bHolds
     ? aHolds
     : aHolds || aStart === bStart
-    ? a.seq < b.seq
+    ? isBefore(a, b)
     : aStart < bStart
 
 /**
@@ -132,8 +159,9 @@ export const goesFirst = (
  * @internal
  */
 export const startAt = (account: Account | undefined, level: number, tenant: string): number => {
-  const fair = account?.fair[level]
-  return fair === undefined ? nowhere : Math.max(fair.virtual, fair.next.get(tenant) ?? 0)
+  if (account === undefined) return nowhere
+  const fair = account.fair[level]
+  return fair === undefined ? 0 : Math.max(fair.virtual, fair.next.get(tenant) ?? 0)
 }
 
 /**
@@ -142,8 +170,7 @@ export const startAt = (account: Account | undefined, level: number, tenant: str
  * @internal
  */
 export const serve = (account: Account, level: number, tenant: string, cost: number): void => {
-  const fair = account.fair[level]
-  if (fair === undefined) return
+  const fair = account.fair[level] ??= { virtual: 0, next: new Map() }
   const start = startAt(account, level, tenant)
   fair.virtual = start
   // Tenants that are not ahead of the virtual time need no entry.
@@ -154,16 +181,17 @@ export const serve = (account: Account, level: number, tenant: string, cost: num
 }
 
 const resetFairness = (account: Account): void => {
-  for (const fair of account.fair) {
+  account.fair.forEach((fair) => {
     fair.virtual = 0
     if (fair.next.size > 0) fair.next.clear()
-  }
+  })
 }
 
 /** @internal */
 export const add = (lane: Lane, waiter: Waiter): void => {
   join(lane, waiter)
   lane.waiting++
+  lane.latest = Math.max(lane.latest, waiter.order)
   for (const account of lane.accounts) {
     account.waiting[waiter.asked] = (account.waiting[waiter.asked] ?? 0) + 1
     account.waitingCount++
@@ -201,7 +229,7 @@ const join = (lane: Lane, waiter: Waiter): void => {
     flow = {
       tenant: waiter.tenant,
       level: waiter.level,
-      waiters: Heap.make(waiterBefore, placeWaiter),
+      waiters: Heap.make(isBefore, placeWaiter),
       start: startAt(lane.home, waiter.level, waiter.tenant),
       slot: -1
     }
@@ -231,9 +259,10 @@ const leave = (lane: Lane, waiter: Waiter): void => {
 const count = (lane: Lane, waiter: Waiter, sign: 1 | -1): void => {
   const queued = lane.queued[waiter.level]
   if (queued !== undefined) addTo(queued, waiter.wanted, sign)
-  const atHome = lane.home?.queued[waiter.level]
-  if (atHome !== undefined) addTo(atHome, waiter.wanted, sign)
+  if (lane.home !== undefined) addTo(queuedAt(lane.home, waiter.level), waiter.wanted, sign)
 }
+
+const queuedAt = (account: Account, level: number): Amounts => account.queued[level] ??= amounts(0, 0, 0, 0)
 
 /**
  * Finds a lane's next request anew; returns whether that, or its place among lanes, has changed.
@@ -284,8 +313,7 @@ export const park = (lane: Lane, account: Account): void => {
   }
   findHead(lane)
   lane.queued.forEach((queued, level) => {
-    const sum = account.queued[level]
-    if (sum !== undefined) addTo(sum, queued, 1)
+    if (queued.requests > 0) addTo(queuedAt(account, level), queued, 1)
   })
   Heap.push(account.parked, lane)
 }
@@ -296,12 +324,11 @@ export const unpark = (lane: Lane): void => {
   if (account === undefined) return
   Heap.removeAt(account.parked, lane.slot)
   lane.queued.forEach((queued, level) => {
-    const sum = account.queued[level]
-    if (sum !== undefined) addTo(sum, queued, -1)
+    if (queued.requests > 0) addTo(queuedAt(account, level), queued, -1)
   })
   lane.home = undefined
   if (account.parked.items.length === 0) {
     // Sums of fractions do not end at zero by themselves.
-    for (const sum of account.queued) Object.assign(sum, amounts(0, 0, 0, 0))
+    account.queued.length = 0
   }
 }

@@ -70,6 +70,97 @@ const probing = (remainingMs: number) => ({
   atMost: true
 })
 
+describe("decide, with targets that are silent", () => {
+  const busy = (index: number, retryAfter: Duration.Duration | undefined, queued = false): Decisions.Event => ({
+    _tag: "Refused",
+    index,
+    by: "limit",
+    queued,
+    error: LLMError.make("rate_limit", { provider: "p", reason: "rate_limit", origin: "limiter", retryAfter })
+  })
+  const silent = (indices: ReadonlyArray<number>, options: Partial<Decisions.Setup> = {}): Decisions.Setup =>
+    setup(["a/1", "a/1", "a/1"], { isSilent: (index) => indices.includes(index), ...options })
+  /** What is decided after a number of events, all at one time. */
+  const after = (setup: Decisions.Setup, ...events: ReadonlyArray<Decisions.Event>): Decisions.Decision | undefined => {
+    let state = Decisions.initial
+    let decision: Decisions.Decision | undefined
+    for (const event of events) [state, decision] = Decisions.decide(setup, state, event, [], 0)
+    return decision
+  }
+  const start = { _tag: "Start" } as const
+  const table: ReadonlyArray<readonly [string, Decisions.Setup, ReadonlyArray<Decisions.Event>, string]> = [
+    ["starts with one that answers", silent([0]), [start], "first 1"],
+    ["asks them where all are silent", silent([0, 1, 2]), [start], "first 0"],
+    ["asks the only target, silent or not", setup(["a/1"], { isSilent: () => true }), [start], "first 0"],
+    ["passes them by after a failure", silent([1]), [failed(0, "authentication")], "next 2"],
+    ["passes them by on the way to another key", silent([1]), [failed(0, "rate_limit")], "next 2"],
+    [
+      "asks one that shares the key of a failure rather than one that is silent",
+      silent([2], { candidates: ["a/1", "a/2", "b/1"].map((id) => candidate(id)) }),
+      [failed(0, "server_error", { scope: "provider" })],
+      "next 1"
+    ],
+    [
+      "waits for room at one that answers",
+      silent([2]),
+      [start, busy(0, Duration.seconds(1)), busy(1, Duration.millis(500))],
+      "earliest 1, in the queue"
+    ],
+    [
+      "waits for room there also when nobody knows for how long",
+      silent([2]),
+      [start, busy(0, undefined), busy(1, undefined)],
+      "earliest 0, in the queue"
+    ],
+    [
+      "asks them when others have room only after half of the time left",
+      silent([2], { deadlineAt: 10_000 }),
+      [start, busy(0, Duration.millis(5001)), busy(1, Duration.seconds(9))],
+      "next 2"
+    ],
+    [
+      "asks them when the others are given up",
+      silent([2]),
+      [failed(0, "authentication"), failed(1, "authentication")],
+      "next 2"
+    ]
+  ]
+  for (const [name, setup, events, expected] of table) {
+    it(name, () => {
+      const decision = after(setup, ...events)
+      const queue = decision?._tag === "Attempt" && decision.queue ? ", in the queue" : ""
+      assert.strictEqual(`${decision === undefined ? "nothing" : words(decision)}${queue}`, expected)
+    })
+  }
+
+  it("waits for the end of a cooldown rather than ask them", () => {
+    const [, decision] = Decisions.decide(silent([2]), Decisions.initial, start, [cooled(2000), cooled(3000)], 0)
+    assert.strictEqual(words(decision), "wait 2000 for earliest 0")
+  })
+
+  it("sends none beside an attempt that is slow", () => {
+    const beside = (indices: ReadonlyArray<number>) =>
+      Decisions.beside(silent(indices), Decisions.initial, [0], [], 0)?.index
+    assert.strictEqual(beside([1]), 2)
+    assert.isUndefined(beside([1, 2]))
+  })
+
+  it("leaves time for targets that only lack room for a moment", () => {
+    const slices = (retryAfter: Duration.Duration | undefined): number | undefined => {
+      const decision = after(
+        setup(["a/1", "a/1"], { deadlineAt: 20_000 }),
+        start,
+        busy(0, retryAfter)
+      )
+      return decision?._tag === "Attempt" ? decision.sliceMs : undefined
+    }
+    assert.strictEqual(slices(Duration.seconds(1)), 10_000)
+    assert.strictEqual(slices(Duration.seconds(10)), 10_000)
+    assert.strictEqual(slices(Duration.seconds(11)), Number.POSITIVE_INFINITY)
+    assert.strictEqual(slices(undefined), Number.POSITIVE_INFINITY)
+  })
+})
+
 describe("decide", () => {
   const three = setup(["a/1", "a/2", "b/1"])
   const table: ReadonlyArray<readonly [string, Decisions.Setup, Decisions.Event, Decisions.Cooling, string]> = [

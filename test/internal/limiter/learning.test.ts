@@ -82,6 +82,18 @@ describe("Learning.step", () => {
     assert.closeTo(used.limit, 840 * 1.05, 840 * 0.006)
   })
 
+  it("a refusal of what had used up the limit, before anything was measured, leads back to nearly all of it in seconds", () => {
+    const edge = (sentAt: number) => ({ ...throttled(sentAt), atEdge: true }) as const
+    const cut = after(options, Learning.initial(options, 0), [[1000, edge(500)]])
+    assert.deepStrictEqual([cut.limit, cut.known], [840, 0.97 * 1200])
+    const back = traffic(options, cut, 2000, 10_000, 100)
+    assert.strictEqual(back.limit, 0.97 * 1200)
+    // What has been measured says more: 600 a minute, of which the first minute gave what was saved up.
+    const measured = traffic(options, Learning.initial(options, 0), 0, 180_000, 100)
+    const told = after(options, measured, [[180_000, edge(179_990)]])
+    assert.deepStrictEqual(told, after(options, measured, [[180_000, throttled(179_990)]]))
+  })
+
   it("an unknown quota starts from the guess and grows by half in ten seconds while nothing refuses", () => {
     const guess: Learning.Options = { ...unknown, initial: 60 }
     const state = traffic(guess, Learning.initial(guess, 0), 0, 10_000, 800)

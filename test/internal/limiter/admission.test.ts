@@ -30,7 +30,8 @@ const foresee = (drive: Drive, asked: Asked & { readonly scopes: NonNullable<Ask
     slots: asked.slots ?? 1,
     level: asked.level ?? 2,
     tenant: asked.tenant ?? "",
-    maxWaitMs: asked.maxWaitMs ?? Infinity
+    maxWaitMs: asked.maxWaitMs ?? Infinity,
+    since: asked.since
   })
 
 describe("a refusal", () => {
@@ -151,6 +152,19 @@ describe("what is foreseen", () => {
     // Three more than there are, at two a second; at the other one seven at ten a second.
     assert.deepInclude(foresee(drive, { scopes: [...scopes, slow], input: 3 }), { key: "slow", waitMs: 1500 })
     assert.strictEqual(foresee(drive, { scopes: [...scopes, slow], input: 3, level: 1 }).waitMs, 300)
+  })
+
+  it("is the wait behind those who began before, taking them to have begun evenly", () => {
+    const drive = make(tokens)
+    drive.acquire("all", { input: 10 })
+    drive.advance(100)
+    drive.acquire("a", { input: 5 })
+    drive.advance(300)
+    drive.acquire("b", { input: 5 })
+    const wait = (since?: number): number =>
+      Math.round(foresee(drive, { scopes, input: 5, ...(since === undefined ? undefined : { since }) }).waitMs)
+    // Three of the five are there.
+    assert.deepStrictEqual([50, 100, 200, 250, 300, 400, undefined].map(wait), [200, 200, 700, 950, 1200, 1200, 1200])
   })
 
   it("is the wait for what comes back by itself, where a slot is missing, too", () => {
@@ -507,6 +521,25 @@ describe("waiting", () => {
     assert.deepInclude(snapshot(drive, "e"), { emergencies: 1, peakInFlight: 1 })
     drive.advance(2000)
     assert.deepStrictEqual(["large", "small", "worse"].map(drive.grantedAt), [500, 600, 700])
+  })
+
+  it("one that began earlier goes before those who came meanwhile", () => {
+    const drive = make(tokens)
+    drive.acquire("all", { input: 10 })
+    drive.advance(100)
+    drive.acquire("a", { input: 5 })
+    drive.advance(200)
+    drive.acquire("earlier", { input: 5, since: 50 })
+    drive.acquire("elsewhere", { scopes: [scope("scope", tokens), scope("other")], input: 5, since: 75 })
+    drive.acquire("later", { input: 5 })
+    drive.advance(5000)
+    assert.deepStrictEqual(["earlier", "elsewhere", "a", "later"].map(drive.grantedAt), [500, 1000, 1500, 2000])
+    const waits = make({ tokens: { limit: 10, per: "1 second", burst: 10 } })
+    waits.acquire("some", { input: 5 })
+    waits.advance(100)
+    waits.acquire("large", { input: 10 })
+    waits.acquire("small", { scopes: [scope("scope", tokens), scope("other")], input: 1, since: 50 })
+    assert.strictEqual(waits.grantedAt("small"), 100)
   })
 
   it("is told by what was missing last", () => {

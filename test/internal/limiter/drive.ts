@@ -10,6 +10,7 @@ export interface Asked {
   readonly level?: number
   readonly tenant?: string
   readonly maxWaitMs?: number
+  readonly since?: number
 }
 
 export type Result = Engine.Done & { readonly at: number }
@@ -71,7 +72,8 @@ export const make = (limits: Limits, options: Partial<Engine.Options> = {}) => {
       slots: asked.slots ?? 1,
       level: asked.level ?? 2,
       tenant: asked.tenant ?? "",
-      maxWaitMs: asked.maxWaitMs ?? Number.POSITIVE_INFINITY
+      maxWaitMs: asked.maxWaitMs ?? Number.POSITIVE_INFINITY,
+      since: asked.since
     })
     if (outcome._tag === "Waiting") {
       waiters.set(id, outcome.waiter)

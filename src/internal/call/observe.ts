@@ -78,6 +78,7 @@ export const succeeded = (
     hear(moment, call, attempt, undefined),
     Records.success(moment, call, attempt, spent),
     attempt.permit.success,
+    Admissions.recovered(call, attempt),
     Admissions.succeeded(moment, call, attempt, spent),
     recordHealth(call, attempt, {
       _tag: "Success",

@@ -53,7 +53,12 @@ export const make = (
     retry: typeof options.retry === "function" ? options.retry(target) : options.retry ?? Retry.standard,
     circuit: `target:${target.id}`,
     health: healthKeys(target),
-    budget: `${target.provider}/${target.model}`
+    budget: `${target.provider}/${target.model}`,
+    hedging: {
+      complete: `complete:${target.provider}/${target.model}`,
+      stream: `stream:${target.provider}/${target.model}`,
+      execute: `execute:${target.provider}/${target.model}`
+    }
   })).sort((a, b) => a.target.order - b.target.order)
   return {
     ...checked,

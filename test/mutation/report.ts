@@ -1,8 +1,7 @@
 /**
  * What became of the mutants, as data and as text.
  */
-import type { Equivalent } from "./equivalents.ts"
-import { means } from "./equivalents.ts"
+import { type Equivalent, meant } from "./equivalents.ts"
 import type { Mutant } from "./mutate.ts"
 
 /** How a mutant ended. */
@@ -66,9 +65,9 @@ export const make = (
   const files = new Set(Object.values(modules).flat())
   const listed = equivalents.filter(({ file }) => files.has(file)).map((entry) => ({
     entry,
-    meant: results.filter(({ mutant }) => means(entry, mutant))
+    found: meant(entry, results)
   }))
-  const proven = listed.flatMap(({ entry, meant }) => meant.map((result) => ({ ...result, proof: entry.proof })))
+  const proven = listed.flatMap(({ entry, found }) => found.map((result) => ({ ...result, proof: entry.proof })))
   const equivalent = new Set(proven.map(({ mutant }) => mutant))
   return {
     ...run,
@@ -79,7 +78,7 @@ export const make = (
     survivors: results.filter((result) => !isKilled(result) && !equivalent.has(result.mutant)),
     equivalents: proven,
     wrong: [
-      ...listed.filter(({ meant }) => meant.length === 0).map(({ entry }) => `means no mutant: ${titleOf(entry)}`),
+      ...listed.filter(({ found }) => found.length === 0).map(({ entry }) => `means no mutant: ${titleOf(entry)}`),
       ...proven.filter(isKilled).map(({ mutant, test }) => `killed by "${test}": ${titleOf(mutant)}`)
     ],
     results

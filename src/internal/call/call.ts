@@ -94,6 +94,8 @@ export interface Member extends Decisions.Candidate {
   readonly health: ReadonlyArray<string>
   /** Key of the retry budget that retries on the target are charged to. */
   readonly budget: string
+  /** Keys under which it is known how long calls of a kind take. */
+  readonly hedging: Readonly<Record<Need["kind"], string>>
 }
 
 /** What a call asks for, whatever is sent: a request of a model, or any effect. */

@@ -63,7 +63,12 @@ export const make = (
     retry: typeof options.retry === "function" ? options.retry(target) : options.retry ?? Retry.standard,
     circuit: once(`target:${target.id}`),
     health: healthKeys(target).map(once),
-    budget: once(`${target.provider}/${target.model}`)
+    budget: once(`${target.provider}/${target.model}`),
+    hedging: {
+      complete: once(`complete:${target.provider}/${target.model}`),
+      stream: once(`stream:${target.provider}/${target.model}`),
+      execute: once(`execute:${target.provider}/${target.model}`)
+    }
   })).sort((a, b) => a.target.order - b.target.order)
   return {
     ...checked,

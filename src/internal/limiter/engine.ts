@@ -20,6 +20,7 @@
  * @internal
  */
 import * as Account from "./account.ts"
+import * as Bucket from "./bucket.ts"
 import * as Heap from "./heap.ts"
 import * as Learning from "./learning.ts"
 import * as Limits from "./limits.ts"
@@ -1068,6 +1069,22 @@ export const throttled = (engine: Engine, key: string, options: {
         const atEdge = Meter.available(blamed, now) < cost
         Meter.learn(blamed, blamed.learner, { _tag, sentAt, cost, retryAfterMs, random, atEdge }, now)
       }
+    }
+  }
+  if (account.parked.items.length > 0) rearm(engine, account)
+}
+
+/**
+ * Voids the requests that a scope has saved up while nothing was sent, but for one.
+ *
+ * @internal
+ */
+export const rested = (engine: Engine, key: string): void => {
+  const account = engine.accounts.get(key)
+  if (account === undefined) return
+  for (const meter of account.meters) {
+    if (meter._tag === "Bucket" && meter.dimension === "requests") {
+      Bucket.spill(meter.bucket, 1, engine.now.mono)
     }
   }
   if (account.parked.items.length > 0) rearm(engine, account)

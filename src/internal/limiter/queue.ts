@@ -77,6 +77,8 @@ export interface Lane {
   home: Account | undefined
   /** Its next request, and where that stands among those of other lanes at `home`. */
   head: Waiter | undefined
+  /** The level of that, which changes when it is lifted. */
+  level: number
   start: number
   slot: number
   /** The request for which it holds its accounts. */
@@ -100,6 +102,7 @@ export const makeLane = (key: string, accounts: ReadonlyArray<Account>, levels: 
   latest: nowhere,
   home: undefined,
   head: undefined,
+  level: 0,
   start: nowhere,
   slot: -1,
   holding: undefined
@@ -270,9 +273,10 @@ const queuedAt = (account: Account, level: number): Amounts => account.queued[le
  * @internal
  */
 export const refresh = (lane: Lane): boolean => {
-  const { head, start } = lane
+  const { head, level, start } = lane
   findHead(lane)
-  if (head === lane.head && start === lane.start) return false
+  // One that has been lifted stands elsewhere among those of other lanes.
+  if (head === lane.head && level === lane.level && start === lane.start) return false
   if (lane.home !== undefined) Heap.update(lane.home.parked, lane.slot)
   return true
 }
@@ -288,6 +292,7 @@ const findHead = (lane: Lane): void => {
     lane.head = flow?.waiters.items[0]
     lane.start = flow?.start ?? nowhere
   }
+  lane.level = lane.head?.level ?? 0
 }
 
 const nextFlow = (lane: Lane): Flow | undefined => {

@@ -150,7 +150,10 @@ describe("a refusal of ours", () => {
     const limited = decide(alone, refused(0, "limit", stating(700)), [], 100)
     assert.strictEqual(limited.said, "queue for earliest 0")
     assert.strictEqual(decide(alone, refused(0, "limit")).said, "queue for earliest 0")
-    assert.strictEqual(decide(alone, refused(0, "circuit", stating(700))).said, "wait 700 as stated for earliest 0")
+    assert.strictEqual(
+      decide(alone, refused(0, "circuit", stating(700)), [], 100).said,
+      "wait 700 as stated for earliest 0"
+    )
     const waited: Decisions.Event = { _tag: "Waited", index: 0, chosen: "earliest" }
     assert.strictEqual(decide(alone, waited, [], 799, limited.state).said, "queue for earliest 0")
     assert.strictEqual(decide(alone, waited, [], 800, limited.state).said, "attempt earliest 0")
@@ -397,6 +400,8 @@ describe("an overflow of the window", () => {
   it("prefers the next window that is known, and not the one that was too small", () => {
     const sizes = setup({ ids: ["p/a", "p/b", "p/c", "p/d"], windows: [32, 64, 16, undefined] })
     assert.strictEqual(decide(sizes, failed(2, overflow)).said, "attempt next 0")
+    const middle = setup({ ids: ["p/a", "p/b", "p/c"], windows: [32, 16, 64] })
+    assert.strictEqual(decide(middle, failed(1, overflow)).said, "attempt next 2")
     const last = setup({ ids: ["p/a", "p/b", "p/c"], windows: [undefined, 16, 16] })
     assert.strictEqual(decide(last, failed(2, overflow)).said, "attempt next 0")
   })
@@ -405,6 +410,13 @@ describe("an overflow of the window", () => {
     const keys = setup({ ids: ["p/a@1", "q/a@1", "p/b@1", "p/a@2"], windows: [undefined, undefined, 16, undefined] })
     const { state } = decide(keys, failed(0, overflow))
     assert.deepStrictEqual(Array.from(state.givenUp), [[0, "failed"], [3, "context_window"]])
+  })
+
+  it("rules out the same model where a window is known of one alone", () => {
+    for (const windows of [[8, undefined, 16], [undefined, 8, 16]]) {
+      const keys = setup({ ids: ["p/a@1", "p/a@2", "p/b"], windows })
+      assert.deepStrictEqual(Array.from(decide(keys, failed(0, overflow)).state.givenUp.keys()), [0, 1])
+    }
   })
 
   it("says nothing about who cannot serve the call anyway", () => {

@@ -30,7 +30,8 @@ const foresee = (drive: Drive, asked: Asked & { readonly scopes: NonNullable<Ask
     slots: asked.slots ?? 1,
     level: asked.level ?? 2,
     tenant: asked.tenant ?? "",
-    maxWaitMs: asked.maxWaitMs ?? Infinity
+    maxWaitMs: asked.maxWaitMs ?? Infinity,
+    since: asked.since
   })
 
 describe("a refusal", () => {
@@ -111,7 +112,8 @@ describe("a refusal", () => {
     const none = make(tokens, { maxQueue: 0 })
     none.acquire("a", { input: 10 })
     none.acquire("b", { input: 1 })
-    assert.deepInclude(none.refusalOf("b"), { reason: "queue_full", waitMs: 100 })
+    none.acquire("c", { input: 1, maxWaitMs: 0 })
+    for (const id of ["b", "c"]) assert.deepInclude(none.refusalOf(id), { reason: "queue_full", waitMs: 100 })
   })
 })
 
@@ -140,6 +142,43 @@ describe("what is foreseen", () => {
     drive.acquire("d", { scopes: both, input: 4 })
     assert.strictEqual(foresee(drive, { scopes: both, input: 3 }).waitMs, 1200)
     assert.strictEqual(foresee(drive, { scopes: [scope("other", tokens)], input: 3 }).waitMs, 0)
+  })
+
+  it("counts who waits in the same scopes at each of them", () => {
+    const slow = scope("slow", { tokens: { limit: 2, per: "1 second", burst: 4 } })
+    const drive = make({})
+    drive.acquire("a", { scopes, input: 10 })
+    drive.acquire("b", { scopes: [...scopes, slow], input: 4 })
+    // Three more than there are, at two a second; at the other one seven at ten a second.
+    assert.deepInclude(foresee(drive, { scopes: [...scopes, slow], input: 3 }), { key: "slow", waitMs: 1500 })
+    assert.strictEqual(foresee(drive, { scopes: [...scopes, slow], input: 3, level: 1 }).waitMs, 300)
+  })
+
+  it("is the wait behind those who began before, taking them to have begun evenly", () => {
+    const drive = make(tokens)
+    drive.acquire("all", { input: 10 })
+    drive.advance(100)
+    drive.acquire("a", { input: 5 })
+    drive.advance(300)
+    drive.acquire("b", { input: 5 })
+    const wait = (since?: number): number =>
+      Math.round(foresee(drive, { scopes, input: 5, ...(since === undefined ? undefined : { since }) }).waitMs)
+    // Three of the five are there.
+    assert.deepStrictEqual([50, 100, 200, 250, 300, 400, undefined].map(wait), [200, 200, 700, 950, 1200, 1200, 1200])
+  })
+
+  it("is the wait for what comes back by itself, where a slot is missing, too", () => {
+    const limits: Limits = { ...tokens, concurrency: 1 }
+    const drive = make(limits)
+    drive.acquire("a", { input: 10 })
+    assert.deepInclude(foresee(drive, { scopes: [scope("scope", limits)], input: 3 }), {
+      waitMs: 300,
+      dimension: "tokens"
+    })
+    assert.deepInclude(foresee(drive, { scopes: [scope("scope", limits)] }), {
+      waitMs: Infinity,
+      dimension: "concurrency"
+    })
   })
 
   it("is unknown where a slot is missing, or others wait for one", () => {
@@ -221,7 +260,8 @@ describe("scopes", () => {
     for (const id of ids) drive.acquire(`first ${id}`, { scopes: [scope(id, tokens)], input: 10 })
     for (const id of ids) drive.acquire(id, { scopes: [scope(id, tokens)], input: 1 })
     drive.acquire("a and b", { scopes: [scope("a", tokens), scope("b", tokens)], input: 1 })
-    assert.strictEqual(drive.engine.lanes.size, 4)
+    drive.acquire("a and ab", { scopes: [scope("a", tokens), scope("ab", tokens)], input: 1 })
+    assert.strictEqual(drive.engine.lanes.size, 5)
   })
 
   it("take over limits that change, and keep those that are set", () => {
@@ -253,6 +293,34 @@ describe("scopes", () => {
     assert.deepStrictEqual(limitsOf(drive, "a"), [["requests", 4, 2], ["concurrency", 2, 0]])
     drive.acquire("4", { scopes: [scope("a", large)], maxWaitMs: 0 })
     assert.strictEqual(snapshot(drive, "a").limits[0]?.limit, 9)
+  })
+
+  it("have limits before anybody has named them, and are looked at anew when they are reset", () => {
+    const drive = make(tokens)
+    drive.setLimits("new", { requests: { limit: 1, per: "1 hour" } })
+    assert.deepStrictEqual(limitsOf(drive, "new"), [["requests", 1, 1]])
+    drive.acquire("a", { input: 10 })
+    drive.acquire("b", { input: 4 })
+    Engine.reset(drive.engine, "scope")
+    assert.deepStrictEqual(drive.engine.done.map(([, { _tag }]) => _tag), ["Granted"])
+    assert.deepStrictEqual(limitsOf(drive), [["tokens", 10, 6]])
+  })
+
+  it("are in use for as long after a request as before", () => {
+    const drive = make({}, { idleMs: 1000 })
+    const ask = (id: string): void => {
+      drive.acquire(id)
+      drive.settle(id, "nothing-sent")
+      drive.release(id)
+    }
+    ask("a")
+    drive.advance(600)
+    ask("b")
+    for (const [time, size] of [[1599, 1], [1600, 0]] as const) {
+      drive.advance(time)
+      Engine.sweepAll(drive.engine)
+      assert.strictEqual(drive.engine.accounts.size, size)
+    }
   })
 
   it("at rest are forgotten, two at each request, those in use are not", () => {
@@ -322,6 +390,8 @@ describe("waiting", () => {
     drive.cancel("c")
     assert.strictEqual(snapshot(drive).cancelled, 1)
     assert.strictEqual(Engine.wakeAt(drive.engine), Infinity)
+    assert.deepStrictEqual(drive.engine.accounts.get("scope")?.parked.items, [])
+    assert.deepStrictEqual([drive.engine.waiting, drive.engine.lanes.size, drive.engine.wakes.items.length], [0, 0, 0])
   })
 
   it("ends in the order of its limits, those that came first of the same", () => {
@@ -385,6 +455,7 @@ describe("waiting", () => {
     drive.advance(2000)
     assert.deepStrictEqual(levels(), [0, 0, 2, 2, 0])
     drive.advance(60_000)
+    Engine.advance(drive.engine)
     // Nobody ages into the level that passes the queue.
     assert.deepStrictEqual(levels(), [0, 4, 0, 0, 0])
     for (const id of ["running", "a", "b", "c"]) drive.release(id)
@@ -400,6 +471,13 @@ describe("waiting", () => {
     drive.advance(1000)
     assert.strictEqual(drive.grantedAt("late"), 1000)
     assert.strictEqual(drive.grantedAt("many"), undefined)
+    const fits = make(tokens, { ageingMs: 500 })
+    fits.acquire("all", { input: 10 })
+    fits.acquire("small", { input: 5, level: 3, scopes: [scope("scope", tokens), scope("other")] })
+    fits.advance(300)
+    fits.acquire("large", { input: 10, level: 2 })
+    fits.advance(5000)
+    assert.deepStrictEqual(["small", "large"].map(fits.grantedAt), [500, 1500])
     const alone = make({ concurrency: 1 }, { ageingMs: 1000 })
     alone.acquire("running")
     alone.acquire("waits", { level: 3 })
@@ -416,6 +494,111 @@ describe("waiting", () => {
     assert.strictEqual(drive.acquire("better", { input: 1, level: 2 })._tag, "Granted")
     assert.deepInclude(drive.grantOf("better"), { waitedMs: 0 })
     assert.deepStrictEqual(drive.engine.done, [])
+  })
+
+  it("one behind who has waited for too long goes at once, if there is room for it", () => {
+    const drive = make(tokens)
+    drive.acquire("all", { input: 10 })
+    drive.acquire("large", { input: 10, level: 3, maxWaitMs: 1000 })
+    drive.acquire("small", { input: 5, level: 3 })
+    drive.advance(500)
+    drive.acquire("better", { input: 5, level: 1 })
+    drive.advance(3000)
+    assert.deepStrictEqual(["better", "large", "small"].map(drive.grantedAt), [500, undefined, 1000])
+  })
+
+  it("nobody passes who came first, though there is room; those of a better level do", () => {
+    const drive = make({})
+    const x = scope("x", tokens)
+    drive.acquire("a", { scopes: [x], input: 5 })
+    drive.acquire("large", { scopes: [x], input: 8 })
+    drive.acquire("small", { scopes: [x, scope("b")], input: 1 })
+    drive.acquire("worse", { scopes: [x, scope("c")], input: 1, level: 3 })
+    drive.acquire("better", { scopes: [x, scope("d")], input: 1, level: 1 })
+    drive.acquire("first", { scopes: [x, scope("e")], input: 1, level: 0 })
+    assert.deepStrictEqual(drive.order, ["a", "better", "first"])
+    assert.deepInclude(snapshot(drive, "x"), { emergencies: 1, waiting: 3, peakInFlight: 3 })
+    assert.deepInclude(snapshot(drive, "e"), { emergencies: 1, peakInFlight: 1 })
+    drive.advance(2000)
+    assert.deepStrictEqual(["large", "small", "worse"].map(drive.grantedAt), [500, 600, 700])
+  })
+
+  it("one that began earlier goes before those who came meanwhile", () => {
+    const drive = make(tokens)
+    drive.acquire("all", { input: 10 })
+    drive.advance(100)
+    drive.acquire("a", { input: 5 })
+    drive.advance(200)
+    drive.acquire("earlier", { input: 5, since: 50 })
+    drive.acquire("elsewhere", { scopes: [scope("scope", tokens), scope("other")], input: 5, since: 75 })
+    drive.acquire("later", { input: 5 })
+    drive.advance(5000)
+    assert.deepStrictEqual(["earlier", "elsewhere", "a", "later"].map(drive.grantedAt), [500, 1000, 1500, 2000])
+    const waits = make({ tokens: { limit: 10, per: "1 second", burst: 10 } })
+    waits.acquire("some", { input: 5 })
+    waits.advance(100)
+    waits.acquire("large", { input: 10 })
+    waits.acquire("small", { scopes: [scope("scope", tokens), scope("other")], input: 1, since: 50 })
+    assert.strictEqual(waits.grantedAt("small"), 100)
+  })
+
+  it("is told by what was missing last", () => {
+    const drive = make({ ...tokens, concurrency: 1 })
+    drive.acquire("a", { input: 10 })
+    drive.acquire("b", { input: 10 })
+    drive.advance(1500)
+    drive.release("a")
+    assert.deepInclude(drive.grantOf("b"), { at: 1500, binding: "concurrency" })
+  })
+
+  /** Two scopes; `large` needs all of both, and others take one or the other while it waits for the first. */
+  const moving = (): Drive => {
+    const x = [scope("x", tokens)]
+    const y = [scope("y", tokens)]
+    const drive = make({})
+    drive.acquire("x0", { scopes: x, input: 10 })
+    drive.acquire("y0", { scopes: y, input: 10 })
+    drive.acquire("large", { scopes: [...x, ...y], input: 10 })
+    for (const [time, id, scopes, input] of [[500, "y1", y, 5], [1100, "x1", x, 10], [1600, "y2", y, 10]] as const) {
+      drive.advance(time)
+      drive.acquire(id, { scopes, input })
+      assert.strictEqual(drive.grantedAt(id), time)
+    }
+    drive.advance(2200)
+    assert.isUndefined(drive.grantedAt("large"))
+    return drive
+  }
+
+  it("one who was moved three times holds all it needs: nobody of its level takes any of it", () => {
+    const drive = moving()
+    drive.acquire("x2", { scopes: [scope("x", tokens)], input: 1 })
+    drive.acquire("worse", { scopes: [scope("x", tokens), scope("z")], input: 1, level: 3 })
+    drive.acquire("better", { scopes: [scope("x", tokens), scope("z")], input: 1, level: 1 })
+    drive.advance(3000)
+    assert.deepStrictEqual(["better", "large", "x2", "worse"].map(drive.grantedAt), [2200, 2600, 2700, 2800])
+    drive.acquire("x3", { scopes: [scope("x", tokens)], input: 1 })
+    drive.acquire("y3", { scopes: [scope("y", tokens)], input: 1 })
+    assert.deepStrictEqual(["x3", "y3"].map(drive.grantedAt), [3000, 3000])
+    for (const key of ["x", "y"]) assert.deepStrictEqual(drive.engine.accounts.get(key)?.holders, [])
+  })
+
+  it("one who goes away holds nothing any more", () => {
+    const drive = moving()
+    drive.acquire("x2", { scopes: [scope("x", tokens)], input: 1 })
+    drive.advance(2300)
+    assert.isUndefined(drive.grantedAt("x2"))
+    drive.cancel("large")
+    assert.strictEqual(drive.grantedAt("x2"), 2300)
+    for (const key of ["x", "y"]) assert.deepStrictEqual(drive.engine.accounts.get(key)?.holders, [])
+  })
+
+  it("of two who hold the older one goes first", () => {
+    const drive = moving()
+    const both = [scope("x", tokens), scope("y", tokens), scope("z")]
+    drive.acquire("second", { scopes: both, input: 5 })
+    drive.acquire("third", { scopes: [scope("x", tokens), scope("z")], input: 1 })
+    drive.advance(4000)
+    assert.deepStrictEqual(["large", "second", "third"].map(drive.grantedAt), [2600, 3100, 3200])
   })
 
   it("those who wait for another scope are passed, those who wait for this one are not", () => {
@@ -441,6 +624,15 @@ describe("waiting", () => {
     for (let each = 0; each < 4; each++) ask(`l${each}`, "light", 10)
     for (let each = 0; each < 2; each++) ask(`n${each}`, "nothing", 0)
     for (let each = 0; each < 10; each++) drive.release(drive.order.at(-1) ?? "")
+    const small = make({ concurrency: 1 })
+    small.acquire("running")
+    for (let each = 0; each < 3; each++) {
+      // A request counts for a token at least.
+      small.acquire(`p${each}`, { tenant: "p" })
+      small.acquire(`q${each}`, { tenant: "q", input: 1 })
+    }
+    for (let each = 0; each < 6; each++) small.release(small.order.at(-1) ?? "")
+    assert.deepStrictEqual(small.order, ["running", "p0", "q0", "p1", "q1", "p2", "q2"])
     assert.deepStrictEqual(drive.order, ["running", "h0", "l0", "n0", "n1", "h1", "l1", "h2", "l2", "h3", "l3"])
   })
 
@@ -519,6 +711,21 @@ describe("settling", () => {
     assert.strictEqual(snapshot(drive).settledTokens, 310)
   })
 
+  it("counts as served what was used, and nothing else", () => {
+    const drive = make({ requests: { limit: 60, per: "1 minute" } }, { adaptive: true })
+    const limit = () => snapshot(drive).limits[0]?.limit
+    for (const id of ["a", "b", "c"]) drive.acquire(id)
+    const event = { dimension: undefined, overloaded: true, tokens: 0, retryAfterMs: undefined, random: 0 }
+    Engine.throttled(drive.engine, "scope", { ...event, sentAt: 0 })
+    assert.strictEqual(limit(), 42)
+    drive.advance(2000)
+    drive.settle("a", "unknown")
+    drive.settle("b", "nothing-sent")
+    assert.strictEqual(limit(), 42)
+    drive.settle("c", { input: 0, output: 0 })
+    assert.isAbove(limit() ?? 0, 42)
+  })
+
   it("counts no more as cached than there is input", () => {
     const drive = make({ inputTokens: { limit: 1000, per: "1 minute" } })
     drive.acquire("a", { input: 100 })
@@ -589,7 +796,15 @@ describe("what a provider says", () => {
     assert.deepStrictEqual(rates({ ...requests, windowMs: 3_239_999 }), own)
     assert.deepStrictEqual(rates({ dimension: "inputTokens", remaining: 0 }), own)
     assert.deepStrictEqual(rates({ ...requests, remaining: -5 }), minuteFull)
+    assert.deepStrictEqual(rates({ dimension: "interval", remaining: 0 }), own)
     Engine.stated(make(limits).engine, "nobody", [requests], 0)
+    const drive = make({ requests: { limit: 60, per: "1 minute" }, minInterval: 100 })
+    drive.acquire("a")
+    say(drive, { dimension: "interval", limit: 5, remaining: 0 }, { dimension: "requests", remaining: 30 })
+    say(drive, { dimension: "requests", limit: 0 }, { dimension: "requests", limit: -1 })
+    assert.deepStrictEqual(limitsOf(drive), [["requests", 60, 30], ["interval", 1, 0]])
+    drive.advance(10_000)
+    assert.deepStrictEqual(limitsOf(drive), [["requests", 60, 40], ["interval", 1, 1]])
   })
 
   it("is put into force, for those who wait as well", () => {
@@ -678,6 +893,17 @@ describe("a refusal of the provider", () => {
     throttle(drive)
     assert.deepStrictEqual(blocked(drive), [["requests", 4200], ["tokens", 5000]])
     assert.deepInclude(snapshot(drive), { throttled: 4 })
+    const many = make(both)
+    for (let each = 0; each < 6; each++) many.acquire(`${each}`, { input: 10 })
+    throttle(many, { random: 0.5 })
+    assert.deepStrictEqual(blocked(many), [["requests", 0], ["tokens", 0]])
+    throttle(many, { retryAfterMs: 1000 })
+    assert.deepStrictEqual(blocked(many), [["requests", 1000], ["tokens", 0]])
+    const unused = make(both)
+    unused.acquire("a", { input: 10 })
+    unused.settle("a", "nothing-sent")
+    throttle(unused, { retryAfterMs: 1000 })
+    assert.deepStrictEqual(blocked(unused), [["requests", 1000], ["tokens", 0]])
     throttle(make(both))
   })
 
@@ -690,11 +916,11 @@ describe("a refusal of the provider", () => {
   })
 
   it("lowers what is learned: of the limit that it is about, or that is used most of late", () => {
-    const learned = (changes: Partial<Parameters<typeof Engine.throttled>[2]>) => {
+    const learned = (changes: Partial<Parameters<typeof Engine.throttled>[2]>, input = 150) => {
       const drive = make(both, { adaptive: true })
       for (let time = 0; time < 20_000; time += 1000) {
         drive.advance(time)
-        drive.acquire(`${time}`, { input: 150 })
+        drive.acquire(`${time}`, { input })
         drive.release(`${time}`)
       }
       throttle(drive, changes)
@@ -702,6 +928,7 @@ describe("a refusal of the provider", () => {
     }
     // A request a second is all of one limit, and 150 tokens are more than all of the other.
     assert.deepStrictEqual(learned({}), [60, 4200])
+    assert.deepStrictEqual(learned({}, 50), [42, 6000])
     assert.deepStrictEqual(learned({ dimension: "requests" }), [42, 6000])
     assert.deepStrictEqual(learned({ overloaded: true }), [60, 4200])
   })
@@ -738,6 +965,11 @@ describe("a refusal of the provider", () => {
     assert.deepStrictEqual(guess(19, 60_000), requests(13))
     assert.deepStrictEqual(guess(19, 120_000), requests(1))
     assert.deepStrictEqual(guess(19, 0, { overloaded: true }), [])
+    const idle = make({}, { adaptive: true })
+    for (let each = 0; each < 9; each++) idle.acquire(`${each}`)
+    idle.advance(120_000)
+    throttle(idle)
+    assert.deepInclude(snapshot(idle).limits[0], { dimension: "requests", limit: 1 })
   })
 
   it("about slots lowers those, from what was in use at most, and answers raise them", () => {
@@ -747,10 +979,16 @@ describe("a refusal of the provider", () => {
     drive.advance(5000)
     throttle(drive, { dimension: "concurrency", sentAt: 10 })
     assert.strictEqual(limit(), 7)
-    for (let each = 0; each < 8; each++) drive.settle(`${each}`, { input: 0, output: 0 })
-    // Each answer adds a seventh, but for those sent while less than half were in use.
+    for (let each = 0; each < 10; each++) drive.settle(`${each}`, each < 3 ? "unknown" : { input: 0, output: 0 })
+    // Each of the last seven answers has added a seventh at most.
     assert.strictEqual(limit(), 7)
-    for (const id of ["8", "9"]) drive.settle(id, "unknown")
+    for (let each = 0; each < 6; each++) drive.release(`${each}`)
+    drive.acquire("next")
+    drive.settle("next", { input: 0, output: 0 })
+    assert.strictEqual(limit(), 8)
+    drive.advance(8000)
+    throttle(drive, { dimension: "concurrency", sentAt: 7000 })
+    assert.strictEqual(limit(), 5)
     drive.setLimits("scope", { concurrency: 20 })
     assert.strictEqual(limit(), 20)
     const plain = make({ concurrency: 20 })

@@ -225,12 +225,11 @@ describe("sliding log", () => {
     const log = SlidingLog.make({ limit: 1, windowMs: 1000 }, 0)
     for (let at = 0; at < 3; at++) SlidingLog.take(log, 0.1, at)
     assert.strictEqual(SlidingLog.available(log, 1002), 1)
-    // 0.1 + 1e6 - 0.1 - 1e6 is not zero.
-    SlidingLog.take(log, 0.1, 2000)
-    SlidingLog.take(log, 1e6, 2001)
-    assert.strictEqual(SlidingLog.available(log, 3001), 1)
-    assert.strictEqual(SlidingLog.waitFor(log, 1 + 9e-10, 3001), 0)
-    assert.isAbove(SlidingLog.waitFor(log, 1 + 1.1e-9, 3001), 0)
+    // 0.1 + 0.2 + 0.3 - 0.1 - 0.2 - 0.3 is not zero.
+    for (const [place, amount] of [0.1, 0.2, 0.3].entries()) SlidingLog.take(log, amount, 2000 + place)
+    assert.strictEqual(SlidingLog.available(log, 3002), 1)
+    assert.strictEqual(SlidingLog.waitFor(log, 1 + 9e-10, 3002), 0)
+    assert.isAbove(SlidingLog.waitFor(log, 1 + 1.1e-9, 3002), 0)
     const small = SlidingLog.make({ limit: 0.5, windowMs: 1000 }, 0)
     assert.strictEqual(SlidingLog.waitFor(small, 0.5 + 9e-10, 0), 0)
     assert.isAbove(SlidingLog.waitFor(small, 0.5 + 1.1e-9, 0), 0)

@@ -10,6 +10,7 @@ export interface Asked {
   readonly level?: number
   readonly tenant?: string
   readonly maxWaitMs?: number
+  readonly since?: number
 }
 
 export type Result = Engine.Done & { readonly at: number }
@@ -63,7 +64,7 @@ export const make = (limits: Limits, options: Partial<Engine.Options> = {}) => {
     collect()
     return value
   }
-  const acquire = (id: string, asked: Asked = {}): Engine.Outcome => {
+  const acquire = (id: string, asked: Asked & { readonly since?: number } = {}): Engine.Outcome => {
     const outcome = Engine.reserve(engine, {
       scopes: asked.scopes ?? [{ key: "scope", limits }],
       input: asked.input ?? 0,
@@ -71,7 +72,8 @@ export const make = (limits: Limits, options: Partial<Engine.Options> = {}) => {
       slots: asked.slots ?? 1,
       level: asked.level ?? 2,
       tenant: asked.tenant ?? "",
-      maxWaitMs: asked.maxWaitMs ?? Number.POSITIVE_INFINITY
+      maxWaitMs: asked.maxWaitMs ?? Number.POSITIVE_INFINITY,
+      since: asked.since
     })
     if (outcome._tag === "Waiting") {
       waiters.set(id, outcome.waiter)
@@ -107,6 +109,7 @@ export const make = (limits: Limits, options: Partial<Engine.Options> = {}) => {
     settle: (id: string, usage: Parameters<typeof Engine.settle>[2]): void =>
       step(() => Engine.settle(engine, grantOf(id), usage)),
     release: (id: string): void => step(() => Engine.release(engine, grantOf(id))),
+    rested: (key: string): void => step(() => Engine.rested(engine, key)),
     setLimits: (key: string, limits: Limits): void => step(() => Engine.setLimits(engine, key, limits))
   }
 }

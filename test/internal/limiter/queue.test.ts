@@ -198,6 +198,11 @@ describe("a lane", () => {
     Queue.add(lane, waiter(lane, 0, "b"))
     assert.isTrue(Queue.refresh(lane))
     assert.strictEqual(lane.head?.level, 0)
+    const lifted = laneOf([home], [[2, "b"]])
+    const [only] = lifted.waiters
+    if (only === undefined) return assert.fail()
+    Queue.promote(lifted.lane, only, 0)
+    assert.isTrue(Queue.refresh(lifted.lane))
     const apart = laneOf([home], [[1, "a"]])
     // The same one, but later in virtual time.
     Queue.serve(home, 1, "a", 3)

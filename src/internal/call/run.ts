@@ -103,7 +103,7 @@ const watched = <A, R>(
   loop: Loop<A, R>,
   event: Decisions.Event
 ): Effect.Effect<Served<A>, Errors.LLMError, R> =>
-  Effect.onExitPrimitive(react(loop, event), (exit) => {
+  Effect.onExitPrimitive(react(moment, loop, event), (exit) => {
     Step.passed(moment)
     return Step.rest(Step.all(moment, [refund(loop.call), endedBy(loop.call, exit)]))
   })
@@ -116,10 +116,15 @@ const endedBy = <A>(call: Call, exit: Exit.Exit<Served<A>, Errors.LLMError>): Ef
     ? Exit.void
     : Records.ended(call, exit.value.attempt.member.target.id)
 
-const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError, R> => {
-  const { call } = loop
-  return Step.at((moment) =>
-    Step.flatMap(moment, blocked(moment, call), (cooling) => {
+const react = <A, R>(
+  moment: Step.Moment,
+  loop: Loop<A, R>,
+  event: Decisions.Event
+): Effect.Effect<Served<A>, Errors.LLMError, R> =>
+  Effect.suspend(() => {
+    const { call } = loop
+    Step.passed(moment)
+    return Step.flatMap(moment, blocked(moment, call), (cooling) => {
       const before = call.state
       const [state, decision] = Decisions.decide(
         call.setup,
@@ -135,17 +140,17 @@ const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Se
             call.engine.hedging === undefined
               ? attempt(moment, loop, decision)
               : hedged(moment, loop, decision, call.engine.hedging),
-            (ended) => ended._tag === "Served" ? Effect.succeed(ended) : react(loop, ended)
+            (ended) => ended._tag === "Served" ? Effect.succeed(ended) : react(moment, loop, ended)
           )
         case "Wait": {
           const waiting = Effect.andThen(Records.logWait(call, decision), wait(call, decision))
-          const waited = Effect.andThen(waiting, react(loop, { ...decision, _tag: "Waited" }))
+          const waited = Effect.andThen(waiting, react(moment, loop, { ...decision, _tag: "Waited" }))
           if (event._tag !== "Failed" || decision.stated) return waited
           // A retry that the budget refuses is decided anew, as if the schedule had ended.
           return Effect.flatMap(charge(call, decision, event.error), (granted) => {
             if (granted) return waited
             call.state = before
-            return react(loop, { ...event, retryMs: undefined })
+            return react(moment, loop, { ...event, retryMs: undefined })
           })
         }
         case "Stop":
@@ -155,8 +160,7 @@ const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Se
           )
       }
     })
-  )
-}
+  })
 
 /** Where a circuit is all there is to surface, its own refusal says which class of failure has opened it. */
 const asRefused = (call: Call, error: Errors.LLMError): Effect.Effect<Errors.LLMError> => {

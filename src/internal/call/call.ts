@@ -37,6 +37,8 @@ export interface Engine {
   readonly circuitKeys: ReadonlyArray<string>
   /** What the strategies read of the candidates. */
   readonly board: Board
+  /** Whether a candidate is silent and has as many attempts in flight as it may have. */
+  readonly isSilent: (index: number, now: number) => boolean
   /** Which candidate is tried first, of those that are free. */
   readonly strategy: Strategy
   /** The same for a call with an affinity. */

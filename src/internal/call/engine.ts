@@ -70,13 +70,15 @@ export const make = (
       execute: once(`execute:${target.provider}/${target.model}`)
     }
   })).sort((a, b) => a.target.order - b.target.order)
+  const board = Boards.make(candidates)
   return {
     ...checked,
     ...parts,
     candidates,
     groups: candidates.map((_) => _.scopeKeys),
     circuitKeys: candidates.map((_) => _.circuit),
-    board: Boards.make(candidates),
+    board,
+    isSilent: (index, now) => Boards.isSilent(board, index, now),
     everyone: { fit: new Uint8Array(candidates.length).fill(1), fitting: candidates.length, skipped: [] },
     selective: candidates.some(({ target }) =>
       target.tenants !== undefined || Object.values(target.capabilities).includes(false)

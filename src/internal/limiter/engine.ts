@@ -180,9 +180,9 @@ export const at = (engine: Engine, mono: number, wall: number): void => {
 
 /** @internal */
 export const reserve = (engine: Engine, ask: Ask): Outcome => {
-  const { accounts, meters } = resolve(engine, ask.scopes)
+  const { accounts, meters, most } = resolve(engine, ask.scopes)
   const wanted = Account.amounts(1, ask.input, ask.output, ask.slots)
-  const oversize = findOversize(accounts, wanted)
+  const oversize = Account.exceeds(wanted, most) ? findOversize(accounts, wanted) : undefined
   if (oversize !== undefined) return refuse(engine, accounts, oversize)
   sweep(engine)
 
@@ -293,7 +293,14 @@ const resolve = (engine: Engine, scopes: Ask["scopes"]): Account.Footing => {
     return known
   }
   const accounts = accountsOf(engine, scopes)
-  const footing: Account.Footing = { scopes, accounts, meters: metersOf(accounts), version: engine.version }
+  const { version } = engine
+  const footing: Account.Footing = {
+    scopes,
+    accounts,
+    meters: metersOf(accounts),
+    most: Account.mostOf(accounts),
+    version
+  }
   const [home] = accounts
   if (home !== undefined) home.footing = footing
   return footing

@@ -84,7 +84,8 @@ export const make = (
       target.tenants !== undefined || Object.values(target.capabilities).includes(false)
     ),
     smallestWindow: Math.min(...candidates.map((_) => _.target.contextWindow ?? Number.POSITIVE_INFINITY)),
-    calls: 0
+    calls: 0,
+    hung: new Map()
   }
 }
 

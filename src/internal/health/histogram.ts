@@ -21,6 +21,8 @@ export interface Histogram {
   /** The time at which a sample weighs 1. */
   landmark: number
   latest: number
+  /** What a sample weighs at the latest time. */
+  unit: number
   samples: number
   /** What `slow` last found, and how many samples there have to be before it looks again. */
   slow: number | undefined
@@ -33,6 +35,7 @@ export const make = (tauMs: number, now: number): Histogram => ({
   tauMs,
   landmark: now,
   latest: now,
+  unit: 1,
   samples: 0,
   slow: undefined,
   slowUntil: 0
@@ -40,17 +43,20 @@ export const make = (tauMs: number, now: number): Histogram => ({
 
 /** @internal */
 export const add = (histogram: Histogram, millis: number, now: number): void => {
-  histogram.latest = Math.max(histogram.latest, now)
-  let exponent = (histogram.latest - histogram.landmark) / histogram.tauMs
-  if (exponent > largestExponent) {
-    const scale = Math.exp(-exponent)
-    for (let index = 0; index < buckets; index++) histogram.weights[index] = weightOf(histogram, index) * scale
-    histogram.landmark = histogram.latest
-    exponent = 0
-  }
+  if (now > histogram.latest) advance(histogram, now)
   histogram.samples++
   const index = millis <= 1 ? 0 : Math.min(buckets - 1, Math.floor(Math.log(millis) / logGrowth))
-  histogram.weights[index] = weightOf(histogram, index) + Math.exp(exponent)
+  histogram.weights[index] = weightOf(histogram, index) + histogram.unit
+}
+
+const advance = (histogram: Histogram, now: number): void => {
+  histogram.latest = now
+  const exponent = (now - histogram.landmark) / histogram.tauMs
+  histogram.unit = Math.exp(exponent)
+  if (exponent <= largestExponent) return
+  for (let index = 0; index < buckets; index++) histogram.weights[index] = weightOf(histogram, index) / histogram.unit
+  histogram.landmark = now
+  histogram.unit = 1
 }
 
 /**

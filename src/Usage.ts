@@ -192,7 +192,7 @@ const decode = (options: Options): Decoded => {
   }
 }
 
-/** Returns what `of` says about a target, which never changes, and asks it once. */
+/** Returns what a function says about a target, which never changes, and asks it once. */
 const once = <A>(of: (target: Target) => A): (target: Target) => A => {
   const known = new WeakMap<Target, { readonly value: A }>()
   return (target) => {

@@ -65,7 +65,7 @@ import * as Schedule from "effect/Schedule"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Core from "./internal/circuit/core.ts"
-import type * as Histories from "./internal/circuit/history.ts"
+import * as Histories from "./internal/circuit/history.ts"
 import * as Registries from "./internal/circuit/registry.ts"
 import * as Trip from "./internal/circuit/trip.ts"
 import * as Windows from "./internal/circuit/window.ts"
@@ -1116,7 +1116,7 @@ const service = (
     const { cell, clock, permit } = held
     if (cell.forgotten) return
     cell.usedAt = now
-    cell.history.add(now, resultOf(outcome), Math.max(0, now - held.startedAt))
+    Histories.add(cell.history, now, resultOf(outcome), Math.max(0, now - held.startedAt))
     passTime(cell, clock, now)
     const told = outcome._tag === "Ignored"
       ? nothing
@@ -1187,7 +1187,7 @@ const service = (
 
   const reset = (cell: Registries.Cell, clock: Clock.Clock, now: number): void => {
     commit(cell, Core.reset(config, cell.state, now), clock)
-    cell.history.clear()
+    Histories.clear(cell.history)
   }
 
   return CircuitBreaker.of({
@@ -1341,7 +1341,8 @@ const transitionOf = (key: string, change: Registries.Change, epoch: number): Tr
 }
 
 const historyOf = (cell: Registries.Cell | undefined, epoch: number): History => {
-  const outcomes = cell?.history.entries().map((entry) => ({ ...entry, at: epoch + entry.at })) ?? []
+  const recorded = cell === undefined ? [] : Histories.entries(cell.history)
+  const outcomes = recorded.map((entry) => ({ ...entry, at: epoch + entry.at }))
   const counts: Partial<Record<Histories.Result, number>> = {}
   for (const { result } of outcomes) counts[result] = (counts[result] ?? 0) + 1
   return {

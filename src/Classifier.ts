@@ -245,8 +245,9 @@ export const fromHttp = (failure: HttpFailure): LLMError => {
   const failed = isFailure(failure.status)
   const succeeded = failure.status >= 200 && failure.status < 300
   const silent = failure.body.trim() === "" ? "empty_response" : "invalid_response"
+  // Whoever sends us elsewhere is not the provider that we took it for; the request is as good as before.
   const redirected = failure.status >= 300 && failure.status < 400
-  const otherwise: Reason = succeeded ? silent : redirected ? "invalid_request" : "unknown"
+  const otherwise: Reason = succeeded ? silent : redirected ? "invalid_response" : "unknown"
   return conclude({
     context: failure,
     status: failure.status > 0 ? failure.status : undefined,

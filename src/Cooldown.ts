@@ -212,12 +212,14 @@ interface Stored {
  */
 export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
   const entries = new Map<string, Stored>()
-  let sweepAt = 64
+  let sweepSize = 64
+  let sweepAt = Number.NEGATIVE_INFINITY
 
   const sweep = (now: number): number => {
     const before = entries.size
     for (const [key, entry] of entries) if (entry.until <= now) entries.delete(key)
-    sweepAt = Math.max(64, entries.size * 2)
+    sweepSize = Math.max(64, entries.size * 2)
+    sweepAt = now + sweepMs
     return before - entries.size
   }
 
@@ -271,7 +273,7 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
         const until = now + Duration.toMillis(Duration.fromInputUnsafe(duration))
         const current = read(scopeKey, now)
         if (until <= now || (current !== undefined && current.until >= until)) return
-        if (entries.size >= sweepAt) sweep(now)
+        if (entries.size >= sweepSize || now >= sweepAt) sweep(now)
         entries.set(scopeKey, { until, reason })
       }),
     remaining: (scopeKey) =>
@@ -305,6 +307,9 @@ export const layerMemory: Layer.Layer<Cooldown> = Layer.sync(Cooldown, () => {
 const none: Exit.Exit<ReadonlyArray<Entry | undefined>> = Exit.succeed([])
 
 const few = 64
+
+/** How long what is over is kept at most while cooldowns start. */
+const sweepMs = 60_000
 
 const placesOf = (groups: ReadonlyArray<ReadonlyArray<string>>): ReadonlyMap<string, ReadonlyArray<number>> => {
   const places = new Map<string, Array<number>>()

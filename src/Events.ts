@@ -90,7 +90,7 @@ export interface AttemptEnded {
 }
 
 /**
- * A call has ended, with its decision record.
+ * A call has ended, with its decision record; one that was refused before it began has an empty one.
  *
  * @category models
  * @since 0.1.0

@@ -124,6 +124,8 @@ export type ResponseFormat =
     readonly type: "json_schema"
     /** Name of the schema: letters, digits, `_` and `-`. */
     readonly name: string
+    /** What the object is, for the model. */
+    readonly description?: string | undefined
     readonly schema: JsonSchema.JsonSchema
     /**
      * Whether the provider must enforce the schema.
@@ -264,7 +266,8 @@ export interface RestartedPart {
  *
  * **Gotchas**
  *
- * Dies when no adapter is registered for the target's provider: that is a mistake in the program.
+ * Dies when no adapter is registered for the target's provider, or when it has no address: that is a mistake in the
+ * program.
  *
  * @category layers
  * @since 0.1.0
@@ -273,7 +276,7 @@ export const layerProvider = (target: Target): Layer.Layer<LLMService, never, Pr
   Layer.effect(
     LLMService,
     Effect.map(Provider.Provider, (provider) => {
-      const adapter = adapterOf(provider, target)
+      const adapter = adapterOf(provider, target, `target "${target.id}"`)
       return LLMService.of({
         complete: (request) =>
           Effect.flatMap(

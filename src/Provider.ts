@@ -86,6 +86,11 @@ export interface Reply {
 export interface Adapter {
   readonly complete: (target: Target, request: CompletionRequest) => Effect.Effect<Reply, LLMError>
   readonly stream: (target: Target, request: CompletionRequest) => Stream.Stream<ProviderPart, LLMError>
+  /**
+   * Says what a target lacks, as the field and why, such as `baseUrl is missing: …`; asked once, when a router is built,
+   * which then throws. Without it whatever is wrong shows at the first call.
+   */
+  readonly check?: ((target: Target) => string | undefined) | undefined
 }
 
 export {

@@ -317,6 +317,14 @@ export interface Options {
    */
   readonly adaptive?: boolean | undefined
   /**
+   * By how much one request may be longer on its way than another. A provider counts requests when they arrive, so a
+   * limit of which nothing was used comes back so much later here, and what was sent quickly is not refused for coming too
+   * early.
+   *
+   * @default "0 millis"; `defaultTransit` in `Resilience.layer`, `Resilience.layerExecute` and the gateway
+   */
+  readonly transit?: Duration.Input | undefined
+  /**
    * How many processes share the limits without knowing of each other: each uses its part of every limit, so that all
    * together keep the whole. One request, and one at a time, is always a part.
    *
@@ -324,6 +332,14 @@ export interface Options {
    */
   readonly processes?: number | undefined
 }
+
+/**
+ * The `transit` that suits providers beyond a network: 50 ms.
+ *
+ * @category constants
+ * @since 0.1.0
+ */
+export const defaultTransit: Duration.Duration = Duration.millis(50)
 
 /**
  * Provides a `RateLimiter` that lives in the process.
@@ -561,6 +577,7 @@ const decode = (options: Options): Engine.Options => {
   return {
     levels: 5,
     maxQueue,
+    lagMs: transitOf(options.transit ?? Duration.zero),
     ageingMs: millis("ageing", options.ageing ?? Duration.seconds(10)),
     reserve: emergencyReserve,
     maxDebt,
@@ -574,6 +591,12 @@ const decode = (options: Options): Engine.Options => {
 const millis = (field: string, input: Duration.Input): number => {
   const value = Option.match(Duration.fromInput(input), { onNone: () => Number.NaN, onSome: Duration.toMillis })
   if (!(value > 0)) throw invalid(field, "a duration > 0", input)
+  return value
+}
+
+const transitOf = (input: Duration.Input): number => {
+  const value = Option.match(Duration.fromInput(input), { onNone: () => Number.NaN, onSome: Duration.toMillis })
+  if (!(value >= 0 && Number.isFinite(value))) throw invalid("transit", "a finite duration >= 0", input)
   return value
 }
 

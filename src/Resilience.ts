@@ -10,7 +10,7 @@
  * stated waits up to 3 s waited for in place, 10 minutes in all, 60 s for an attempt, 20 s to connect, 30 s to the first
  * token, 30 s between tokens, 15 s in the queue of a limit, a circuit per target that five failures in a row open for
  * 60 s, retries of at most a fifth of all calls (and always 3 a minute), and the recovery table of `Recovery`. Limits
- * apply where targets have them.
+ * apply where targets have them, and give requests 50 ms to overtake each other on their way.
  *
  * **Gotchas**
  *
@@ -170,7 +170,9 @@ const around = <A, R>(
   router.pipe(
     options.throttle === undefined ? (self) => self : Layer.provide(ClientThrottle.layerMemory(options.throttle)),
     options.hedge === undefined ? (self) => self : Layer.provide(Hedging.layerMemory(options.hedge)),
-    Layer.provideMerge(layerMemory(options))
+    Layer.provideMerge(
+      layerMemory({ ...options, limiter: { transit: RateLimiter.defaultTransit, ...options.limiter } })
+    )
   )
 
 /**

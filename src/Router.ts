@@ -292,7 +292,12 @@ export const make = (
 ): Effect.Effect<{ readonly router: Router["Service"]; readonly service: LLMService["Service"] }, never, Services> => {
   const checked = Engines.check(options)
   return Effect.map(Effect.zip(Provider, parts), ([provider, parts]) => {
-    const engine = Engines.make(options, checked, parts, (target) => adapterOf(provider, target))
+    const engine = Engines.make(
+      options,
+      checked,
+      parts,
+      (target, index) => adapterOf(provider, target, `Router: targets[${index}]`)
+    )
     return {
       router: routerOf(engine),
       service: LLMService.of({

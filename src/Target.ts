@@ -261,19 +261,23 @@ export const make = (options: Options): Target => {
     baseUrl: options.baseUrl,
     order: options.order ?? 0,
     weight: options.weight ?? 1,
-    tags: new Set(tags),
+    tags: tags.length === 0 ? noTags : new Set(tags),
     tenants: options.tenants === undefined ? undefined : new Set(options.tenants),
     contextWindow: options.contextWindow,
     maxOutputTokens: options.maxOutputTokens,
     price: options.price,
-    capabilities: options.capabilities ?? {},
+    capabilities: options.capabilities ?? nothing,
     limits: options.limits,
-    parameters: options.parameters ?? {},
-    headers: options.headers ?? {},
+    parameters: options.parameters ?? nothing,
+    headers: options.headers ?? nothing,
     deployment: options.deployment,
     apiVersion: options.apiVersion
   }
 }
+
+// What most of thousands of targets do not have they share.
+const noTags: ReadonlySet<string> = new Set()
+const nothing = {}
 
 /**
  * Returns tags as a list of words: a field of a record is `name:value`.

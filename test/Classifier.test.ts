@@ -144,6 +144,20 @@ describe("Classifier", () => {
       }
     })
 
+    it("a redirect is no fault of the request: whoever sends us elsewhere is not the provider", () => {
+      for (const status of [301, 302, 303, 307, 308]) {
+        for (const body of ["", "<html><body>Moved</body></html>"]) {
+          const error = Classifier.fromHttp({
+            provider: "vllm",
+            status,
+            headers: { location: "https://a.example/" },
+            body
+          })
+          assert.deepStrictEqual([error.errorClass, error.status, error.isRetryable], ["server_error", status, true])
+        }
+      }
+    })
+
     it("T22: the body's code wins over the status, and a spent credit is not retried", () => {
       for (const code of ["insufficient_quota", "billing_not_active", "insufficient_balance"]) {
         for (const status of statuses) {
@@ -544,6 +558,9 @@ describe("Classifier", () => {
       })
       assert.isAtMost(openai(400, { message: "bad words ".repeat(100) }).detail?.length ?? 0, 300)
       assert.strictEqual(openai(400, { message: "bad\n  words" }).detail, "bad words")
+      const overflow =
+        "This model's maximum context length is 8192 tokens. However, your messages resulted in 9000 tokens."
+      assert.strictEqual(openai(400, { message: overflow, code: "context_length_exceeded" }).detail, overflow)
     })
 
     it("keeps the request id for the provider's support", () => {

@@ -96,6 +96,17 @@ describe("Cooldown", () => {
   )
 
   rule(
+    "what is over is forgotten within a minute while others start, whoever asks for it or not",
+    Effect.gen(function*() {
+      const cooldown = yield* Cooldown.Cooldown
+      for (let index = 0; index < 1000; index++) yield* cooldown.start(`key-${index}`, "1 second", "rate_limit")
+      yield* TestClock.adjust("1 minute")
+      yield* cooldown.start("another", "1 second", "rate_limit")
+      assert.strictEqual(yield* cooldown.clearExpired, 0)
+    })
+  )
+
+  rule(
     "a zero or negative cooldown starts nothing",
     Effect.gen(function*() {
       const cooldown = yield* Cooldown.Cooldown

@@ -170,6 +170,63 @@ describe("Events", () => {
       retry: Schedule.spaced("7 seconds").pipe(Schedule.upTo({ times: 1 }))
     }, { "*": [broken({ reason: "overloaded", maybeBilled: true })] }))))
 
+  type Refused = Effect.Effect<unknown, LLMError.LLMError, LLMService.LLMService | Router.Router>
+  const refusals: ReadonlyArray<readonly [what: string, why: string, call: Refused, reason: LLMError.Reason]> = [
+    ["an answer", "a wrong request", complete({ tenant: "math", temperature: -1 }), "invalid_request"],
+    [
+      "a stream",
+      "a wrong request",
+      Stream.runDrain(streamParts({ tenant: "math", temperature: -1 })),
+      "invalid_request"
+    ],
+    [
+      "an effect",
+      "a wrong option",
+      Router.execute(() => Effect.void, { tenant: "math", deadline: -1 }),
+      "invalid_request"
+    ],
+    ["an answer", "what nobody can do", complete({ tenant: "math", tags: ["mars"] }), "unsupported_parameter"],
+    [
+      "a stream",
+      "what nobody can do",
+      Stream.runDrain(streamParts({ tenant: "math", tags: ["mars"] })),
+      "unsupported_parameter"
+    ],
+    [
+      "an effect",
+      "what nobody can do",
+      Router.execute(() => Effect.void, { tenant: "math", tags: ["mars"] }),
+      "unsupported_parameter"
+    ],
+    [
+      "an answer",
+      "what is too long for all",
+      complete({ tenant: "math", prompt: "wave ".repeat(5000) }),
+      "context_length_exceeded"
+    ]
+  ]
+  for (const [what, why, call, reason] of refusals) {
+    it.effect(`tell of ${what} that is refused before it begins, for ${why}`, () =>
+      Effect.gen(function*() {
+        const events = yield* told(Effect.flip(call))
+        assert.deepStrictEqual(events, [{
+          _tag: "CallEnded",
+          call: 1,
+          at: 0,
+          outcome: "failure",
+          target: undefined,
+          tenant: "math",
+          errorClass: "permanent",
+          reason,
+          attempts: [],
+          totalMs: 0,
+          waitedMs: 0,
+          cost: undefined,
+          costAtLeast: false
+        }])
+      }).pipe(Effect.provide(withRouter({ targets: [target("acme/a", { contextWindow: 1000 })] }, { "*": [reply] }))))
+  }
+
   it.effect("tell of a call that made no attempt", () =>
     Effect.gen(function*() {
       yield* Effect.flip(complete({ deadline: "1 second" }))

@@ -170,7 +170,8 @@ describe("Resilience.layer", () => {
         yield* TestClock.adjust("15 seconds")
         assert.isTrue(Exit.isSuccess(yield* Fiber.join(near)))
       }).pipe(Effect.provide(wired({
-        targets: [target("acme/a", { limits: { requests: { limit: 1, per: "15 seconds" } } })]
+        // With the 50 ms by which one request may be longer on its way than another.
+        targets: [target("acme/a", { limits: { requests: { limit: 1, per: "14950 millis" } } })]
       }, { "*": [ok] }))))
 
     it.effect("a circuit per target that five failures in a row open for a minute", () =>
@@ -215,10 +216,19 @@ describe("Resilience.layer", () => {
 
     it.effect("a provider that is not known is taken to speak OpenAI's format, and needs an address; effects do not", () =>
       Effect.gen(function*() {
-        const live = Resilience.layer({ targets: [target("acmee/a")] }).pipe(Layer.provide(FetchHttpClient.layer))
-        const error = yield* Effect.flip(Effect.provide(complete(), live))
-        assert.strictEqual(error._tag, "PermanentError")
-        assert.include(error.message, "target.baseUrl is missing: provider acmee has no address of its own")
+        const targets = [target("groq/a"), target("acmee/a")]
+        const live = Resilience.layer({ targets }).pipe(Layer.provide(FetchHttpClient.layer))
+        const defect = yield* Effect.flip(Effect.catchDefect(Layer.build(live), Effect.fail))
+        assert(defect instanceof RangeError)
+        assert.include(
+          defect.message,
+          "Router: targets[1].baseUrl is missing: provider acmee has no address of its own; known providers: azure"
+        )
+        yield* Layer.build(
+          Resilience.layer({ targets: [target("acmee/a", { baseUrl: "http://127.0.0.1:1/v1" })] }).pipe(
+            Layer.provide(FetchHttpClient.layer)
+          )
+        )
         const value = yield* Effect.provide(
           Router.execute(({ id }) => Effect.succeed(id)),
           Resilience.layerExecute({ targets: [target("acmee/a")] })

@@ -126,9 +126,9 @@ describe("Router strategies", () => {
       ["a defect", ok, Router.execute(() => Effect.andThen(Effect.sleep("1 second"), Effect.die("broken")))]
     ]
     for (const [name, step, call] of ends) {
-      const seen: Array<ReadonlyArray<number>> = []
-      it.effect(`are counted up, and down again after ${name}`, () =>
-        Effect.gen(function*() {
+      it.effect(`are counted up, and down again after ${name}`, () => {
+        const seen: Array<ReadonlyArray<number>> = []
+        return Effect.gen(function*() {
           const fibers = yield* concurrently(3, Effect.exit(call))
           assert.deepStrictEqual(seen, [[0], [1], [2]])
           yield* TestClock.adjust("10 seconds")
@@ -145,12 +145,13 @@ describe("Router strategies", () => {
           },
           { "*": [step] },
           noCircuit
-        ))))
+        )))
+      })
     }
 
-    const seen: Array<ReadonlyArray<number>> = []
-    it.effect("move with a call from one target to the next, and do not stay while it waits", () =>
-      Effect.gen(function*() {
+    it.effect("move with a call from one target to the next, and do not stay while it waits", () => {
+      const seen: Array<ReadonlyArray<number>> = []
+      return Effect.gen(function*() {
         yield* underTime(complete(), "10 seconds")
         // In a backoff nothing is in flight.
         assert.deepStrictEqual(seen, [[0, 0], [0, 0]])
@@ -162,7 +163,8 @@ describe("Router strategies", () => {
         strategy: watching(Selection.ordered, seen),
         retry: Schedule.spaced("1 second").pipe(Schedule.upTo({ times: 1 })),
         recovery: { classes: { server_error: { cooldown: "1 hour" } } }
-      }, { "acme/m@1": [broken()], "acme/m@2": [ok, TestProvider.stall()] }))))
+      }, { "acme/m@1": [broken()], "acme/m@2": [ok, TestProvider.stall()] })))
+    })
   })
 
   it.effect("weighted draws by weight, the same ones for the same seed", () =>

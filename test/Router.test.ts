@@ -985,6 +985,20 @@ describe("Router", () => {
         yield* release
         assert.strictEqual((yield* complete()).target, "groq/a")
       }).pipe(Effect.provide(withRouter({ targets: [a, c] }, { "*": [TestProvider.reply("ok")] }))))
+
+    it.effect("where all are isolated, a call ends with that", () =>
+      Effect.gen(function*() {
+        const circuits = yield* CircuitBreaker.CircuitBreaker
+        for (const id of ["groq/a", "openai/c"]) yield* circuits.isolate(`target:${id}`, "maintenance")
+        const error = yield* Effect.flip(complete())
+        assert.deepInclude(error, {
+          _tag: "ServerError",
+          target: "groq/a",
+          origin: "circuit",
+          reason: "circuit_open",
+          retryAfter: undefined
+        })
+      }).pipe(Effect.provide(withRouter({ targets: [a, c] }, { "*": [TestProvider.reply("ok")] }))))
   })
 
   describe("retry budget", () => {

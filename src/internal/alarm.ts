@@ -14,6 +14,7 @@ import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Scheduler from "effect/Scheduler"
+import type * as Scope from "effect/Scope"
 import * as Heap from "./limiter/heap.ts"
 
 /** @internal */
@@ -101,6 +102,19 @@ export const clear = ({ slot, timer }: Alarm, stops: "soon" | "now"): void => {
     if (timer.alarms.items.length === 0) stop(timer)
   }, 0)
 }
+
+/**
+ * Keeps the timer of the clock for as long as the scope is open, for whom alarms are set over and over: to stop it after
+ * each and to start it for the next costs a call as much as to take its body from the socket.
+ *
+ * @internal
+ */
+export const keep: Effect.Effect<void, never, Scope.Scope> = Effect.withFiber((fiber) =>
+  Effect.asVoid(Effect.acquireRelease(
+    Effect.sync(() => set(fiber.getRef(Clock.Clock), fiber.getRef(Scheduler.Scheduler), Infinity, () => undefined)),
+    (alarm) => Effect.sync(() => clear(alarm, "now"))
+  ))
+)
 
 const stop = (timer: Timer): void => {
   const { sleeping } = timer

@@ -115,7 +115,8 @@ export const withoutEcho = (text: string): string => {
 }
 
 const otherThanOneSpace = /[^\S ]\s*| \s+/g
-const longQuote = /(["'`])[^"'`]{80,}(?:\1|$)/g
+// The apostrophe within a word opens no quote.
+const longQuote = /(["`]|(?<!\w)'|'(?!\w))[^"'`]{80,}(?:\1|$)/g
 
 /**
  * Returns the words of a provider as an error may carry them: one line, short, without credentials or prompts.

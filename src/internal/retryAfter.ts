@@ -153,7 +153,7 @@ const longer = (left: number | undefined, right: number | undefined): number | u
 const parseValue = (value: string, scale: number, now: () => number | undefined): number | undefined => {
   const text = value.trim()
   const whole = parseDecimal(text, scale) ?? until(parseDate(text), now())
-  if (whole !== undefined || !text.includes(",")) return whole
+  if (whole !== undefined) return whole
   // A repeated header arrives as one list: the longest wait satisfies all of them.
   return text.split(",").reduce<number | undefined>(
     (longest, part) => longer(longest, parseDecimal(part.trim(), scale)),

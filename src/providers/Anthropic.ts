@@ -550,15 +550,15 @@ const stop = (state: State): Step<State> => {
 const machine: Machine<State> = { initial, step, end: () => undefined }
 
 const format: Format<State> = {
-  request: (target, request, stream) => {
+  url: Wire.once((target) => {
     const base = target.baseUrl ?? defaultBaseUrl
     const versioned = /\/v\d+\/*$/.test(new URL(base).pathname)
-    return {
-      url: Wire.join(base, versioned ? "/messages" : "/v1/messages"),
-      headers: { "anthropic-version": "2023-06-01" },
-      ...encode(target, request, stream)
-    }
-  },
+    return Wire.join(base, versioned ? "/messages" : "/v1/messages")
+  }),
+  request: (target, request, stream) => ({
+    headers: { "anthropic-version": "2023-06-01" },
+    ...encode(target, request, stream)
+  }),
   authorize: (key) => ["x-api-key", key],
   reply,
   machine,

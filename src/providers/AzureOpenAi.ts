@@ -114,12 +114,8 @@ const encode = (target: Target, request: CompletionRequest, stream: boolean) => 
 }
 
 const format: Format<OpenAiCompatible.State> = {
-  request: (target, request, stream) => {
-    const { body, problems } = encode(target, request, stream)
-    const address = url(target)
-    if (address === undefined) return Wire.withoutBaseUrl(target, body)
-    return { url: address, headers: {}, body, problems }
-  },
+  url: Wire.once(url),
+  request: (target, request, stream) => ({ headers: {}, ...encode(target, request, stream) }),
   authorize: (key) => ["api-key", key],
   reply: OpenAiCompatible.decodeReply,
   machine: OpenAiCompatible.machine,

@@ -10,6 +10,8 @@
  * win, field by field. The field `stream` is never theirs, because it decides how the reply is read. Only the first
  * choice of a reply is read.
  *
+ * `options: { openai: { fields: { name: "bob" } } }` on a message or part of a prompt adds fields to it as they are.
+ *
  * A refusal of the model is a text part with `metadata.breakwater.refusal`, and its finish reason is
  * `content-filter`. Reasoning in a prompt is sent back only together with the tool calls it led to, and only to
  * providers that take it.
@@ -159,12 +161,11 @@ export const requestBody = (
 ): Readonly<Record<string, unknown>> => encode(preset, target, request, options?.stream ?? false).body
 
 const format = (preset: Preset): Format<State> => ({
-  request: (target, request, stream) => {
-    const { body, problems } = encode(preset, target, request, stream)
+  url: Wire.once((target) => {
     const base = target.baseUrl ?? preset.baseUrl
-    if (base === undefined) return Wire.withoutBaseUrl(target, body)
-    return { url: Wire.join(base, "/chat/completions"), headers: {}, body, problems }
-  },
+    return base === undefined ? undefined : Wire.join(base, "/chat/completions")
+  }),
+  request: (target, request, stream) => ({ headers: {}, ...encode(preset, target, request, stream) }),
   authorize: (key) => ["authorization", `Bearer ${key}`],
   reply,
   machine,
@@ -227,7 +228,12 @@ const responseFormat = (preset: Preset, request: CompletionRequest): unknown => 
   if (wanted.type === "json_object" || isAskedInWords(preset, request)) return { type: "json_object" }
   return {
     type: "json_schema",
-    json_schema: { name: wanted.name, strict: wanted.strict ?? true, schema: wanted.schema }
+    json_schema: {
+      name: wanted.name,
+      ...(wanted.description === undefined ? {} : { description: wanted.description }),
+      strict: wanted.strict ?? true,
+      schema: wanted.schema
+    }
   }
 }
 
@@ -243,20 +249,25 @@ const messages = (preset: Preset, draft: Wire.Draft, request: CompletionRequest)
   for (const message of draft.messages) {
     switch (message.role) {
       case "system":
-        out.push({ role: "system", content: message.content })
+        out.push({ ...fieldsOf(message.options), role: "system", content: message.content })
         break
       case "user":
-        out.push({ role: "user", content: userContent(preset, message.content, draft.problems) })
+        out.push({
+          ...fieldsOf(message.options),
+          role: "user",
+          content: userContent(preset, message.content, draft.problems)
+        })
         break
       case "assistant": {
         const assistant = assistantMessage(preset, message.content, draft.problems)
-        if (assistant !== undefined) out.push(assistant)
+        if (assistant !== undefined) out.push({ ...fieldsOf(message.options), ...assistant })
         break
       }
       case "tool":
         for (const part of message.content) {
           if (part.type !== "tool-result") continue
           out.push({
+            ...fieldsOf(message.options),
             role: "tool",
             tool_call_id: toolCallId(preset, part.id),
             content: Wire.toolResultText(part, draft.problems)
@@ -268,6 +279,12 @@ const messages = (preset: Preset, draft: Wire.Draft, request: CompletionRequest)
   return out
 }
 
+/** Fields that go to the provider as they are, beside what the format says of a message or part. */
+const fieldsOf = (options: Prompt.ProviderOptions): Readonly<Record<string, unknown>> | undefined => {
+  const fields = Json.field(options["openai"], "fields")
+  return Json.isObject(fields) ? fields : undefined
+}
+
 const toolCallId = (preset: Preset, id: string): string => preset.toolCallIds === "nine" ? Wire.shortId(id) : id
 
 const userContent = (
@@ -276,11 +293,16 @@ const userContent = (
   problems: Array<string>
 ): unknown => {
   const texts = parts.flatMap((part) => part.type === "text" ? [part.text] : [])
-  if (texts.length === parts.length && (texts.length <= 1 || preset.content === "text")) return texts.join("\n\n")
-  return parts.map((part) => part.type === "text" ? { type: "text", text: part.text } : filePart(part, problems))
+  const isText = preset.content === "text" ||
+    (texts.length <= 1 && parts.every((part) => fieldsOf(part.options) === undefined))
+  if (texts.length === parts.length && isText) return texts.join("\n\n")
+  return parts.map((part) => {
+    const block = part.type === "text" ? { type: "text", text: part.text } : filePart(part, problems)
+    return block === undefined ? undefined : { ...fieldsOf(part.options), ...block }
+  })
 }
 
-const filePart = (part: Prompt.FilePart, problems: Array<string>): unknown => {
+const filePart = (part: Prompt.FilePart, problems: Array<string>): Wire.Body | undefined => {
   const source = Wire.fileSource(part)
   if (part.mediaType.startsWith("image/")) {
     const detail = Json.text(Json.field(part.options["openai"], "imageDetail"))
@@ -309,7 +331,7 @@ const assistantMessage = (
   preset: Preset,
   parts: ReadonlyArray<Prompt.AssistantMessagePart>,
   problems: Array<string>
-): unknown => {
+): Wire.Body | undefined => {
   let text = ""
   let reasoning = ""
   const calls: Array<unknown> = []

@@ -20,8 +20,12 @@
  * a `[DONE]` or `message_stop`. A client that leaves ends the call at its provider at once, and one that stops reading is
  * cut off after `slowClient`.
  *
+ * A client learns of its own mistakes as such. What is wrong with the gateway's keys at a provider is a 502, and messages
+ * hold the words of providers, but none of the runtime's, which name addresses of the network.
+ *
  * Fields that the format has and this library has no word for go to targets of the client's own format as they are.
- * What an answer could not hold is refused: several choices, log probabilities, audio, tools that a provider executes.
+ * Several choices (`n`) are as many calls side by side, each with its own failover; a stream of them ends with the first
+ * error. What an answer could not hold is refused: log probabilities, audio, tools that a provider executes.
  *
  * **Gotchas**
  *
@@ -70,6 +74,7 @@ import * as Option from "effect/Option"
 import * as Result from "effect/Result"
 import * as Schema from "effect/Schema"
 import type * as Scope from "effect/Scope"
+import * as Alarms from "../internal/alarm.ts"
 import * as Anthropic from "../internal/gateway/anthropic.ts"
 import * as Configs from "../internal/gateway/config.ts"
 import * as Environment from "../internal/gateway/environment.ts"
@@ -79,6 +84,7 @@ import * as OpenAi from "../internal/gateway/openai.ts"
 import { File } from "../internal/gateway/schema.ts"
 import * as Serving from "../internal/gateway/serve.ts"
 import * as Statuses from "../internal/gateway/status.ts"
+import * as Visits from "../internal/gateway/visit.ts"
 import * as Usage from "../Usage.ts"
 
 /**
@@ -220,9 +226,10 @@ export const make: (
   config: Config
 ) => Effect.Effect<Gateway["Service"], never, HttpClient.HttpClient | Scope.Scope> = Effect.fnUntraced(
   function*({ plan }: Config) {
+    yield* Alarms.keep
     const startedAt = yield* Clock.currentTimeMillis
     const state = yield* Models.makeState(Usage.layer())
-    const desk = Serving.makeDesk(state, { plan, models: yield* Models.build(state, plan) })
+    const desk = Visits.makeDesk(state, { plan, models: yield* Models.build(state, plan) })
     const status = Statuses.status(desk, startedAt)
 
     const idle = Effect.callback<void>((resume) => {

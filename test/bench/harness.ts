@@ -2,13 +2,21 @@
  * Measures what operations cost, side by side: all subjects of a group take turns, round by round, so that whatever
  * slows the machine for a while slows all of them. Figures are medians over the rounds; ratios and differences are taken
  * within a round, and then their median.
+ *
+ * Time is the CPU time of this thread, where a group does not say otherwise: what else runs on the machine, and on the
+ * threads of the compiler and the collector, is not in it. On a quiet machine it is the time that passes.
  */
+import type { Effect, Scope } from "effect"
+import * as Tables from "./table.ts"
 
 /** One thing to measure. */
 export interface Subject {
   readonly name: string
-  /** Does something so many times; what it does once counts as `operations` operations. */
-  readonly run: (times: number) => void | Promise<void>
+  /**
+   * Does something so many times; what it does once counts as `operations` operations. Where it is the median of a sample
+   * that counts and not its mean, it returns the milliseconds that all of them take at the pace of the median.
+   */
+  readonly run: (times: number) => void | Promise<void> | Promise<number>
   /** @default 1 */
   readonly operations?: number
   /**
@@ -34,7 +42,13 @@ export interface Group {
   readonly name: string
   /** What has to be known to read the figures. */
   readonly note?: string
-  readonly subjects: ReadonlyArray<Subject>
+  /**
+   * The time that is measured: of this thread, or the one that passes, where other processes take part.
+   *
+   * @default "thread"
+   */
+  readonly clock?: "thread" | "wall"
+  readonly subjects: Effect.Effect<ReadonlyArray<Subject>, never, Scope.Scope>
 }
 
 /** How long to measure. */
@@ -48,34 +62,27 @@ export interface Settings {
   /**
    * Reads the time in milliseconds.
    *
-   * @default the monotonic clock of the process, to the nanosecond
+   * @default the clock of the group
    */
   readonly now?: () => number
-}
-
-/** The figures of one subject, in microseconds an operation. */
-export interface Row {
-  readonly group: string
-  readonly note: string | undefined
-  readonly name: string
-  readonly over: string | undefined
-  readonly median: number
-  readonly p10: number
-  readonly p90: number
-  readonly ratios: ReadonlyArray<{ readonly peer: string; readonly ratio: number }>
-  readonly budgets: ReadonlyArray<{ readonly budget: string; readonly met: boolean }>
 }
 
 export const micros = (limit: number): Budget => ({ _tag: "Micros", limit })
 
 export const ratio = (peer: string, limit: number): Budget => ({ _tag: "Ratio", peer, limit })
 
-/** Measures the subjects of a group and returns a row for each. */
-export const measure = async (group: Group, settings: Settings): Promise<ReadonlyArray<Row>> => {
+/** Measures the subjects of a group: a row for each. */
+export const measure = async (
+  group: Pick<Group, "name" | "note" | "clock">,
+  subjects: ReadonlyArray<Subject>,
+  settings: Settings
+): Promise<Tables.Table> => {
+  const { now = group.clock === "wall" ? wall : thread, rounds } = settings
+  const clocked = { ...settings, now }
   const tracks: Array<Track> = []
-  for (const subject of group.subjects) tracks.push(await warmUp(subject, settings))
-  for (let round = 0; round < settings.rounds; round++) {
-    for (const track of tracks) track.samples.push(await sample(track.subject, track.times, settings))
+  for (const subject of subjects) tracks.push(await warmUp(subject, clocked))
+  for (let round = 0; round < rounds; round++) {
+    for (const track of tracks) track.samples.push(await sample(track.subject, track.times, now))
   }
   const samplesOf = (name: string): ReadonlyArray<number> => {
     const track = tracks.find((_) => _.subject.name === name)
@@ -85,7 +92,13 @@ export const measure = async (group: Group, settings: Settings): Promise<Readonl
     const base = samplesOf(over)
     return track.samples.map((value, round) => value - at(base, round))
   }
-  return tracks.map(({ subject }) => rowOf(group, subject, samplesOf))
+  return {
+    title: group.name,
+    note: group.note,
+    unit: group.clock === "wall" ? "µs, as time passes" : "µs",
+    columns: ["median", "p10", "p90"],
+    rows: tracks.map(({ subject }) => rowOf(subject, samplesOf))
+  }
 }
 
 interface Track {
@@ -95,24 +108,34 @@ interface Track {
   readonly samples: Array<number>
 }
 
-const monotonic = (): number => Number(process.hrtime.bigint()) / 1e6
+/** The time that passes, to the nanosecond. */
+export const wall = (): number => Number(process.hrtime.bigint()) / 1e6
 
-const elapsedMs = async (subject: Subject, times: number, { now = monotonic }: Settings): Promise<number> => {
-  const start = now()
-  await subject.run(times)
-  return now() - start
+const never = new Int32Array(new SharedArrayBuffer(4))
+
+/** What this thread has worked. Linux counts up to when a thread was last switched out, so it is, for a moment. */
+export const thread = (): number => {
+  Atomics.wait(never, 0, 0, 0.01)
+  const { system, user } = process.threadCpuUsage()
+  return (system + user) / 1000
 }
 
-const sample = async (subject: Subject, times: number, settings: Settings): Promise<number> =>
-  await elapsedMs(subject, times, settings) * 1000 / (times * (subject.operations ?? 1))
+const elapsedMs = async (subject: Subject, times: number, now: () => number): Promise<number> => {
+  const start = now()
+  const atMedian = await subject.run(times)
+  return atMedian ?? now() - start
+}
+
+const sample = async (subject: Subject, times: number, now: () => number): Promise<number> =>
+  await elapsedMs(subject, times, now) * 1000 / (times * (subject.operations ?? 1))
 
 // The last run of the warm-up tells how often the operation fits in a sample.
-const warmUp = async (subject: Subject, settings: Settings): Promise<Track> => {
+const warmUp = async (subject: Subject, settings: Settings & { readonly now: () => number }): Promise<Track> => {
   const warmupMs = settings.warmupMs * (subject.warmUps ?? 1)
   let times = 1
   let total = 0
   for (;;) {
-    const ms = await elapsedMs(subject, times, settings)
+    const ms = await elapsedMs(subject, times, settings.now)
     total += ms
     if (total >= warmupMs && (ms >= settings.sampleMs / 2 || total >= 2 * warmupMs)) {
       return { subject, times: Math.max(1, Math.round(times * settings.sampleMs / ms)), samples: [] }
@@ -121,7 +144,7 @@ const warmUp = async (subject: Subject, settings: Settings): Promise<Track> => {
   }
 }
 
-const rowOf = (group: Group, subject: Subject, samplesOf: (name: string) => ReadonlyArray<number>): Row => {
+const rowOf = (subject: Subject, samplesOf: (name: string) => ReadonlyArray<number>): Tables.Row => {
   const samples = samplesOf(subject.name)
   const ratioTo = (peer: string): number => {
     const others = samplesOf(peer)
@@ -129,18 +152,13 @@ const rowOf = (group: Group, subject: Subject, samplesOf: (name: string) => Read
   }
   const median = quantile(samples, 0.5)
   return {
-    group: group.name,
-    note: group.note,
-    name: subject.name,
-    over: subject.over,
-    median,
-    p10: quantile(samples, 0.1),
-    p90: quantile(samples, 0.9),
+    name: `${subject.name}${subject.over === undefined ? "" : " (added)"}`,
+    figures: [median, quantile(samples, 0.1), quantile(samples, 0.9)],
     ratios: (subject.peers ?? []).map((peer) => ({ peer, ratio: ratioTo(peer) })),
     budgets: (subject.budgets ?? []).map((budget) =>
       budget._tag === "Micros"
-        ? { budget: `${budget.limit} µs`, met: median <= budget.limit }
-        : { budget: `${budget.limit}× ${budget.peer}`, met: ratioTo(budget.peer) <= budget.limit }
+        ? Tables.atMost(median, budget.limit, " µs")
+        : Tables.atMost(ratioTo(budget.peer), budget.limit, `× ${budget.peer}`)
     )
   }
 }

@@ -23,6 +23,19 @@ export const fromPromise = (name: string, make: () => Promise<unknown>, details:
   }
 })
 
+const together = 100
+
+/** A hundred effects at the same time. */
+export const effectsTogether: typeof fromEffect = (name, make, details) => {
+  const calls = Array.from({ length: together }, () => Effect.suspend(make))
+  const all = Effect.all(calls, { concurrency: "unbounded", discard: true })
+  return fromEffect(name, () => all, { ...details, operations: together })
+}
+
+/** A hundred promises at the same time. */
+export const promisesTogether: typeof fromPromise = (name, make, details) =>
+  fromPromise(name, () => Promise.all(Array.from({ length: together }, make)), { ...details, operations: together })
+
 /** A plain function. */
 export const fromFunction = (name: string, call: () => unknown, details: Details = {}): Subject => ({
   ...details,

@@ -116,6 +116,14 @@ describe("breakwater gateway", { timeout: 30_000 }, () => {
       const { host, models, port, url } = JSON.parse(output.stdout)
       assert.deepStrictEqual([host, models, url], ["127.0.0.1", ["chat"], `http://127.0.0.1:${port}`])
       assert.strictEqual((yield* Harness.ask(port, hello)).status, 200)
+      const lost = yield* Harness.ask(port, hello, { path: "/chat/completions" })
+      assert.deepStrictEqual([lost.status, lost.json.error.code], [404, "unknown_url"])
+      assert.include(lost.json.error.message, "paths begin with /v1")
+
+      // Whoever has the id of a call finds it in the log.
+      yield* server.enqueue(ProviderServer.Fault.Status({ status: 400 }))
+      const { headers } = yield* Harness.ask(port, hello)
+      yield* until(() => output.stderr.includes(`{ request: '${headers["x-breakwater-request-id"]}' }`))
 
       // An editor replaces the file; then the file is wrong for a while; then the process is told.
       writeFileSync(`${file}.new`, config("other"))

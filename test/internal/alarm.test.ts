@@ -22,7 +22,7 @@ const make = Effect.gen(function*() {
       rung.push([name, clock.currentTimeMillisUnsafe()])
       ring()
     })
-  return { set, rung, sleeps }
+  return { clock: counted, set, rung, sleeps }
 })
 
 describe("alarms", () => {
@@ -85,6 +85,25 @@ describe("alarms", () => {
       Alarms.clear(set("not the last", 1), "now")
       assert.strictEqual(sleeps.pending, 1)
       Alarms.clear(kept, "now")
+      assert.strictEqual(sleeps.pending, 0)
+    }))
+
+  it.effect("find their timer running as long as somebody keeps it", () =>
+    Effect.gen(function*() {
+      const { clock, rung, set, sleeps } = yield* make
+      const calls = Effect.gen(function*() {
+        yield* Alarms.keep
+        for (let call = 0; call < 100; call++) {
+          Alarms.clear(set("cleared", 1000), "soon")
+          yield* Effect.yieldNow
+        }
+        assert.deepStrictEqual(sleeps, { pending: 1, started: 2 })
+        yield* TestClock.adjust("1 minute")
+        set("rings", 1000)
+        yield* TestClock.adjust(1000)
+      })
+      yield* Effect.scoped(calls).pipe(Effect.provideService(Clock.Clock, clock))
+      assert.deepStrictEqual(rung, [["rings", 61_000]])
       assert.strictEqual(sleeps.pending, 0)
     }))
 

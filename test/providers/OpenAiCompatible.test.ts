@@ -238,6 +238,7 @@ describe("OpenAiCompatible requests", () => {
       assert.strictEqual(sent[0]?.url, "https://api.groq.com/openai/v1/chat/completions")
       assert.strictEqual(sent[0]?.headers["authorization"], `Bearer ${canary}`)
       assert.strictEqual(sent[0]?.headers["content-type"], "application/json")
+      assert.strictEqual(sent[0]?.headers["user-agent"], "breakwater")
       assert.strictEqual(sent[1]?.url, "http://127.0.0.1:8000/v1/chat/completions?tenant=a")
       assert.strictEqual(sent[1]?.headers["x-team"], "red")
     }))

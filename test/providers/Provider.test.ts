@@ -27,6 +27,8 @@ describe("Provider", () => {
     Effect.gen(function*() {
       for (const name of ["vllm", "constructor", "__proto__"]) {
         const adapter = (yield* Provider.Provider).adapter(name)!
+        assert.include(adapter.check?.(targetOf(name)), "baseUrl is missing: provider")
+        assert.isUndefined(adapter.check?.(targetOf(name, { baseUrl: "http://127.0.0.1:8000/v1" })))
         const before = sent.length
         for (
           const run of [

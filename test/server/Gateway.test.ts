@@ -92,6 +92,61 @@ describe("the face of OpenAI", () => {
       }
     }).pipe(Effect.scoped))
 
+  it.live("gives as many choices as are asked for, each from whoever can answer", () =>
+    Effect.gen(function*() {
+      const { anthropic, openai, port } = yield* world({ order: ["openai", "anthropic"] })
+      yield* openai.enqueue(Fault.Status({ status: 500 }), { times: 2 })
+      const reply = yield* ask(port, { ...hello, n: 3 })
+      const { choices, model, usage } = reply.json
+      assert.deepStrictEqual(choices.map((_: Harness.Json) => [_.index, _.message.content, _.finish_reason]), [
+        [0, "You said: Say tide", "stop"],
+        [1, "You said: Say tide", "stop"],
+        [2, "You said: Say tide", "stop"]
+      ])
+      assert.deepStrictEqual([usage.prompt_tokens, usage.completion_tokens, usage.total_tokens], [6, 15, 21])
+      assert.include(["one", "two"], model)
+      const { requests: first } = yield* openai.received
+      const { requests: second } = yield* anthropic.received
+      assert.strictEqual(Number(reply.headers["x-breakwater-attempts"]), first + second)
+      assert.isAtLeast(first + second, 5)
+    }).pipe(Effect.scoped))
+
+  it.live("streams several choices side by side, with one end and the usage of all", () =>
+    Effect.gen(function*() {
+      for (const order of [["openai"], ["anthropic"]] as const) {
+        const { port } = yield* world({ order, server: { latency: { perChunk: "5 millis" } } })
+        const asked = { ...hello, n: 3, stream: true, stream_options: { include_usage: true } }
+        const reply = yield* ask(port, asked)
+        assert.strictEqual(reply.status, 200)
+        assert.match(String(reply.headers["x-breakwater-target"]), new RegExp(`^${order[0]}/`))
+        const all = events(reply.body)
+        for (const index of [0, 1, 2]) {
+          const own = all.flatMap((_) => _.data.choices ?? []).filter((_: Harness.Json) => _.index === index)
+          assert.deepStrictEqual(own[0].delta, { role: "assistant", content: "" })
+          assert.strictEqual(own.map((_: Harness.Json) => _.delta.content ?? "").join(""), "You said: Say tide")
+          assert.strictEqual(own.at(-1).finish_reason, "stop")
+        }
+        assert.deepStrictEqual(all.filter((_) => _.data === "[DONE]").length, 1)
+        assert.strictEqual(all.at(-1)?.data, "[DONE]")
+        assert.deepStrictEqual([all.at(-2)?.data.choices, all.at(-2)?.data.usage.total_tokens], [[], 21])
+      }
+    }).pipe(Effect.scoped))
+
+  it.live("ends all choices of a stream with the error of the one that breaks", () =>
+    Effect.gen(function*() {
+      const { openai, port } = yield* world({ server: { latency: { perChunk: "20 millis" } } })
+      yield* openai.enqueue(Fault.Cut({ after: 2 }))
+      const reply = yield* ask(port, { ...hello, n: 2, stream: true })
+      const seen = Harness.openAiStream(reply.body)
+      assert.deepStrictEqual([reply.status, seen.done], [200, false])
+      assert.isString(seen.error?.message)
+      yield* Effect.timeout(openai.awaitIdle, "1 second")
+      yield* openai.enqueue(Fault.Status({ status: 400 }))
+      const refused = yield* ask(port, { ...hello, n: 2, stream: true })
+      assert.strictEqual(refused.status, 400)
+      yield* Effect.timeout(openai.awaitIdle, "1 second")
+    }).pipe(Effect.scoped))
+
   it.live("hands tools, their calls and their results through, in both formats", () =>
     Effect.gen(function*() {
       for (const order of [["openai"], ["anthropic"]] as const) {
@@ -236,22 +291,29 @@ describe("what goes to the provider", () => {
       const openai = {
         ...hello,
         messages: [
-          { role: "developer", content: "Be brief" },
+          { role: "developer", content: "Be brief", name: "chief" },
           {
             role: "user",
+            name: "bob",
             content: [
-              { type: "text", text: "What is it?" },
+              { type: "text", text: "What is it?", cache_control: { type: "ephemeral" } },
               { type: "image_url", image_url: { url: pixel, detail: "low" } }
             ]
-          }
+          },
+          { role: "assistant", content: "A tide", annotations: [], refusal: null, prefix: true },
+          { role: "user", content: [{ type: "text", text: "And?", cache_control: { type: "ephemeral" } }] }
         ],
+        top_p: 0,
         seed: 7,
         reasoning_effort: "low",
         user: null,
         max_tokens: 50,
         stop: "END",
         temperature: 0.5,
-        response_format: { type: "json_schema", json_schema: { name: "place", schema, strict: true } }
+        response_format: {
+          type: "json_schema",
+          json_schema: { name: "place", description: "Where it is", schema, strict: true }
+        }
       }
       assert.strictEqual((yield* ask(toOpenAi.port, openai)).status, 200)
       assert.strictEqual((yield* ask(toAnthropic.port, openai)).status, 200)
@@ -264,12 +326,15 @@ describe("what goes to the provider", () => {
         0.5
       ])
       assert.notProperty(one, "user")
-      assert.deepStrictEqual(one.messages[0], { role: "system", content: "Be brief" })
-      assert.deepStrictEqual(one.messages[1].content[1], {
-        type: "image_url",
-        image_url: { url: pixel, detail: "low" }
-      })
-      assert.deepStrictEqual(one.response_format.json_schema, { name: "place", schema, strict: true })
+      assert.deepStrictEqual(one.messages, [
+        { role: "system", content: "Be brief", name: "chief" },
+        openai.messages[1],
+        { role: "assistant", content: "A tide", prefix: true },
+        openai.messages[3]
+      ])
+      assert.deepStrictEqual(one.response_format, openai.response_format)
+      assert.strictEqual(one.top_p, 0)
+      assert.deepStrictEqual(two.messages[0].content[0], { type: "text", text: "What is it?" })
       assert.notProperty(two, "seed")
       assert.notProperty(two, "reasoning_effort")
       assert.strictEqual(two.max_tokens, 50)
@@ -295,9 +360,13 @@ describe("what goes to the provider", () => {
           { role: "user", content: "And?" }
         ]
       }
-      assert.strictEqual((yield* ask(toOpenAi.port, anthropic, messages)).status, 200)
-      assert.strictEqual((yield* ask(toAnthropic.port, anthropic, messages)).status, 200)
+      const beta = { ...messages, headers: { ...messages.headers, "anthropic-beta": "context-1m-2025-08-07" } }
+      assert.strictEqual((yield* ask(toOpenAi.port, anthropic, beta)).status, 200)
+      assert.strictEqual((yield* ask(toAnthropic.port, anthropic, beta)).status, 200)
       const [three, four] = seen
+      const headers = (of: Harness.Server) => Effect.map(of.received, ({ log }) => log.at(-1)?.headers ?? {})
+      assert.notProperty(yield* headers(toOpenAi.openai), "anthropic-beta")
+      assert.strictEqual((yield* headers(toAnthropic.anthropic))["anthropic-beta"], "context-1m-2025-08-07")
       assert.notProperty(three, "top_k")
       assert.notProperty(three, "thinking")
       assert.strictEqual(four.top_k, 5)

@@ -33,6 +33,7 @@ const fixture = Effect.gen(function*() {
       openai: { targets: [`openai/${models.openai}`], ...once },
       anthropic: { targets: [`anthropic/${models.anthropic}`], ...once },
       patient: { targets: [`openai/${models.openai}`] },
+      single: { targets: [`openai/${models.openai}`], maxAttempts: 1 },
       both: { targets: [`openai/${models.openai}`, `anthropic/${models.anthropic}`], retry: { base: "2 millis" } },
       buffered: { targets: [`openai/${models.openai}`], streamPolicy: "buffer", ...once }
     }
@@ -103,6 +104,7 @@ interface Expected {
   readonly code: string | { readonly chat: string; readonly stream: string }
   /** The type in the format of Anthropic. */
   readonly type: string
+  /** What the provider states, or for how long the only target rests. */
   readonly retryAfter?: string
 }
 
@@ -120,7 +122,8 @@ const expectations: Readonly<Record<string, Expected>> = {
     fault: answered(429, { message: "You exceeded your current quota.", code: "insufficient_quota" }),
     status: 429,
     code: "insufficient_quota",
-    type: "rate_limit_error"
+    type: "rate_limit_error",
+    retryAfter: "3600"
   },
   "an internal error": {
     fault: Fault.Status({ status: 500 }),
@@ -134,11 +137,19 @@ const expectations: Readonly<Record<string, Expected>> = {
     code: "overloaded",
     type: "overloaded_error"
   },
+  "a wrong key of the gateway": {
+    fault: Fault.Status({ status: 401 }),
+    status: 502,
+    code: "upstream_authentication",
+    type: "api_error",
+    retryAfter: "3600"
+  },
   "a retired model": {
     fault: answered(404, { message: "The model does not exist", code: "model_not_found" }),
     status: 404,
     code: "model_not_found",
-    type: "not_found_error"
+    type: "not_found_error",
+    retryAfter: "3600"
   },
   "a prompt that is too long": {
     fault: answered(400, {
@@ -160,7 +171,8 @@ const expectations: Readonly<Record<string, Expected>> = {
     fault: Fault.NoAnswer(),
     status: 504,
     code: { chat: "attempt", stream: "first_token" },
-    type: "timeout_error"
+    type: "timeout_error",
+    retryAfter: "10"
   },
   "a reset": { fault: Fault.Reset({}), status: 502, code: "conn_reset", type: "api_error" },
   "a cut before any content": {
@@ -262,7 +274,8 @@ describe.concurrent("clients", () => {
               const seen = yield* Effect.scoped(Effect.gen(function*() {
                 const { ask, upstreams } = yield* fixture
                 yield* upstreams.openai.outage(expected.fault)
-                const thrown = yield* thrownBy(() => client[kind](unchanged(client, ask("openai"))))
+                const model = name === "no answer" ? "openai" : "single"
+                const thrown = yield* thrownBy(() => client[kind](unchanged(client, ask(model))))
                 return [thrown, (yield* upstreams.openai.received).requests] as const
               }))
               const [{ error, retryAfter, says, status }, requests] = seen

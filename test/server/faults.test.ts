@@ -35,8 +35,10 @@ const before: ReadonlyArray<readonly [string, ProviderServer.Fault, number]> = [
   ["429", Fault.Status({ status: 429, retryAfter: "20 seconds" }), 429],
   ["500", Fault.Status({ status: 500 }), 500],
   ["503", Fault.Status({ status: 503 }), 503],
-  ["401", Fault.Status({ status: 401 }), 401],
-  ["403", Fault.Status({ status: 403 }), 403],
+  ["401", Fault.Status({ status: 401 }), 502],
+  ["403", Fault.Status({ status: 403 }), 502],
+  ["402", Fault.Status({ status: 402 }), 429],
+  ["302", Fault.Status({ status: 302, body: "" }), 502],
   ["reset", Fault.Reset({}), 502],
   ["reset after headers", Fault.Reset({ afterHeaders: true }), 502],
   ["no answer", Fault.NoAnswer(), 504],
@@ -73,12 +75,18 @@ const world = Effect.fnUntraced(function*(order: readonly [FaceName, FaceName], 
   return { port, first: servers[order[0]], second: servers[order[1]] }
 })
 
-/** The process is alive and quick afterwards. */
+/** The process is alive and quick afterwards: the quickest of five answers tells, as others use the machine, too. */
 const alive = Effect.fnUntraced(function*(port: number) {
-  const health = yield* get(port, "/breakwater/health")
-  assert.deepStrictEqual([health.status, health.json.status], [200, "ok"])
-  assert.isBelow(health.tookMs, 200)
+  let tookMs = Infinity
+  for (let index = 0; index < 5 && tookMs >= 200; index++) {
+    const health = yield* get(port, "/breakwater/health")
+    assert.deepStrictEqual([health.status, health.json.status], [200, "ok"])
+    tookMs = Math.min(tookMs, health.tookMs)
+  }
+  assert.isBelow(tookMs, 200)
 })
+
+const hangs: ReadonlySet<string> = new Set(["NoAnswer", "SlowFirstToken", "Stall"])
 
 /** Runs a check for both faces before providers of both formats. */
 const everyWay = <E, R>(
@@ -98,12 +106,17 @@ const everyWay = <E, R>(
     ([name, first, kind]) =>
       Effect.gen(function*() {
         const face = faces[name]
-        const built = yield* world([first, first === "openai" ? "anthropic" : "openai"], model, single)
+        // Only who waits for what never comes has to be quick about it.
+        const patient = hangs.has(fault._tag) ? {} : { timeouts: { total: "5 seconds" } }
+        const order = [first, first === "openai" ? "anthropic" : "openai"] as const
+        const built = yield* world(order, { ...patient, ...model }, single)
         yield* built.first.outage(fault)
         const reply = yield* ask(built.port, { ...face.body, stream: kind === "stream" }, face.asking)
         const label = `${name} face, ${first} first, ${kind}: ${reply.status} ${reply.body.slice(0, 300)}`
         assert.isBelow(reply.tookMs, 4000, label)
-        assert.notInclude(reply.body + JSON.stringify(reply.headers), Harness.canary, label)
+        const said = reply.body + JSON.stringify(reply.headers)
+        assert.notInclude(said, Harness.canary, label)
+        assert.notInclude(said, new URL(built.first.url).port, label)
         yield* check(face, reply, kind, label)
         yield* alive(built.port)
         yield* Effect.timeout(built.first.awaitIdle, "1 second")
@@ -126,7 +139,7 @@ describe.concurrent("a fault where nobody else can answer", () => {
           assert.strictEqual(reply.headers["x-should-retry"], "false", label)
           assert.isAtLeast(Number(reply.headers["x-breakwater-attempts"]), 1, label)
           assert.match(String(reply.headers["content-type"]), /^application\/json/, label)
-          if (status === 429) {
+          if (name === "429") {
             assert.isAbove(Number(reply.headers["retry-after"]), 15, label)
             assert.isAtMost(Number(reply.headers["retry-after"]), 20, label)
             assert.isAbove(Number(reply.headers["retry-after-ms"]), 15_000, label)
@@ -230,6 +243,59 @@ describe.concurrent("what a caller has to know", () => {
       assert.deepStrictEqual([two.status, two.json.error.type], [400, "invalid_request_error"])
       assert.include(two.json.error.message, "context_length_exceeded")
       assert.strictEqual((yield* first.received).requests, 2)
+    }).pipe(Effect.scoped))
+
+  it.live("a wrong key of the gateway is no fault of the client, at the first call and as long as it is known", () =>
+    Effect.gen(function*() {
+      const { first, port } = yield* world(["openai", "anthropic"], {}, true)
+      const organisation = { error: { message: "No such organisation: org-acme", code: "invalid_api_key" } }
+      yield* first.enqueue(Fault.Status({ status: 401, body: JSON.stringify(organisation) }))
+      const one = yield* ask(port, faces.openai.body)
+      assert.deepStrictEqual(
+        [one.status, one.json.error.code, one.json.error.type],
+        [502, "upstream_authentication", "server_error"]
+      )
+      assert.include(one.json.error.message, "the gateway's own credentials")
+      assert.notInclude(one.body, "org-acme")
+      const two = yield* ask(port, faces.anthropic.body, faces.anthropic.asking)
+      assert.deepStrictEqual([two.status, two.json.error.type], [502, "api_error"])
+      assert.include(two.json.error.message, "the gateway's own credentials")
+      assert.strictEqual(two.headers["x-breakwater-attempts"], "0")
+      assert.strictEqual((yield* first.received).requests, 1)
+    }).pipe(Effect.scoped))
+
+  it.live("a limit that states no wait is told with the rest that it gave", () =>
+    Effect.gen(function*() {
+      for (const stream of [false, true]) {
+        const { first, port, second } = yield* world(["openai", "anthropic"], {}, false)
+        yield* first.enqueue(Fault.Status({ status: 429, body: "too many requests" }))
+        yield* second.enqueue(Fault.Status({ status: 400, body: "" }))
+        const free = yield* ask(port, { ...faces.openai.body, stream })
+        assert.deepStrictEqual([free.status, free.headers["retry-after"]], [400, undefined])
+        yield* second.enqueue(Fault.Status({ status: 429, body: "too many requests" }))
+        const resting = yield* ask(port, { ...faces.openai.body, stream })
+        assert.strictEqual(resting.status, 429)
+        assert.isAbove(Number(resting.headers["retry-after"]), 50)
+        assert.isAtMost(Number(resting.headers["retry-after"]), 60)
+        const single = yield* world(["openai", "anthropic"], {}, true)
+        yield* single.first.enqueue(Fault.Status({ status: 429, body: "too many requests" }))
+        const only = yield* ask(single.port, { ...faces.openai.body, stream })
+        assert.deepStrictEqual([only.status, only.headers["retry-after"]], [429, "60"])
+      }
+    }).pipe(Effect.scoped))
+
+  it.live("an account without credit is a limit, at the first call and as long as it is known", () =>
+    Effect.gen(function*() {
+      const { first, port } = yield* world(["openai", "anthropic"], {}, true)
+      const balance = { error: { message: "Insufficient Balance", code: "invalid_request_error" } }
+      yield* first.enqueue(Fault.Status({ status: 402, body: JSON.stringify(balance) }))
+      for (const attempts of ["1", "0"]) {
+        const reply = yield* ask(port, faces.openai.body)
+        assert.deepStrictEqual(
+          [reply.status, reply.json.error.code, reply.headers["x-breakwater-attempts"]],
+          [429, "insufficient_quota", attempts]
+        )
+      }
     }).pipe(Effect.scoped))
 
   it.live("an answer cut by the content filter says so at its end", () =>

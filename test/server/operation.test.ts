@@ -80,6 +80,7 @@ describe("a client that leaves", () => {
     Effect.gen(function*() {
       const { gateway, openai, port } = yield* world({
         server: { reply: "y".repeat(20_000_000), chunkSize: 4000 },
+        model: { timeouts: {} },
         config: {
           server: { slowClient: "2 seconds" }
         }
@@ -106,6 +107,7 @@ describe("a client that leaves", () => {
       const text = "z".repeat(300_000)
       const { port } = yield* world({
         server: { reply: text, chunkSize: 3000 },
+        model: { timeouts: {} },
         config: { server: { slowClient: "1 second" } }
       })
       const { response } = yield* open(port, { ...hello, stream: true })
@@ -151,7 +153,10 @@ describe("what is refused", () => {
     Effect.gen(function*() {
       const { openai, port } = yield* world()
       const cases: ReadonlyArray<readonly [object, string]> = [
-        [{ ...hello, n: 2 }, "n"],
+        [{ ...hello, n: 0 }, "n"],
+        [{ ...hello, n: 129 }, "n"],
+        [{ ...hello, top_p: 1.1 }, "top_p"],
+        [{ ...hello, temperature: -1 }, "temperature"],
         [{ ...hello, logprobs: true }, "logprobs"],
         [{ ...hello, messages: [] }, "messages"],
         [{ ...hello, messages: "hi" }, "messages"],
@@ -174,9 +179,36 @@ describe("what is refused", () => {
       const claude = yield* ask(port, hello, { path: "/v1/messages" })
       assert.deepStrictEqual([claude.status, claude.json.type], [400, "error"])
       assert.include(claude.json.error.message, "max_tokens")
+      const list = yield* ask(port, [hello])
+      assert.deepStrictEqual([list.status, list.json.error.param], [400, null])
+      const packed = yield* ask(port, hello, { headers: { "content-encoding": "gzip" } })
+      assert.deepStrictEqual([packed.status, packed.json.error.code], [415, "unsupported_media_type"])
+      const counting = yield* ask(port, {}, { path: "/v1/messages/count_tokens" })
+      assert.deepStrictEqual([counting.status, counting.json.error.type], [404, "not_found_error"])
       const nowhere = yield* ask(port, {}, { path: "/v1/responses" })
       assert.deepStrictEqual([nowhere.status, nowhere.json.error.code], [404, "unknown_url"])
       assert.strictEqual((yield* openai.received).requests, 0)
+    }).pipe(Effect.scoped))
+
+  it.live("nothing of a client that asks whether it may send its body", () =>
+    Effect.gen(function*() {
+      const { port } = yield* world()
+      const body = JSON.stringify(hello)
+      const head =
+        `POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\nexpect: 100-continue\r\ncontent-length: ${body.length}`
+      const text = yield* Effect.callback<string>((resume) => {
+        const socket = Net.connect(port, "127.0.0.1")
+        let said = ""
+        socket.on("data", (data) => {
+          const before = said
+          said += String(data)
+          if (before === "" && said.startsWith("HTTP/1.1 100 ")) socket.write(body)
+          if (said.includes("chat.completion")) resume(Effect.succeed(said))
+        })
+        socket.write(`${head}\r\n\r\n`)
+        return Effect.sync(() => socket.destroy())
+      })
+      assert.match(text, /^HTTP\/1.1 100 Continue\r\n\r\nHTTP\/1.1 200 /)
     }).pipe(Effect.scoped))
 
   it.live("bodies that are too large, announced or not, and those that never come", () =>

@@ -90,7 +90,7 @@ export const end = (
 ): void => {
   advance(options, state, now)
   const slot = Math.floor(startedAt / slotMs(options))
-  if (slot > state.slot - slots && slot <= state.slot) addYoung(state, slot, -1)
+  if (slot > state.slot - slots) addYoung(state, slot, -1)
   const left = weight(options, state.at - startedAt)
   if (outcome === "accepted") state.accepts += left
   if (outcome === "neutral") state.requests = Math.max(0, state.requests - left)

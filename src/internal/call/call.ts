@@ -71,6 +71,8 @@ export interface Engine {
   readonly events: Events["Service"] | undefined
   /** Calls that have begun. */
   calls: number
+  /** When the last cooldown after a timeout began, by its scope. */
+  readonly hung: Map<string, number>
 }
 
 export type LimitScope = Request["scopes"][number]

@@ -560,7 +560,8 @@ export const exhausted = (setup: Setup, state: State, cooling: Cooling): Decisio
     if (error?.errorClass === "permanent") continue
     if (remaining !== undefined && Number.isFinite(remaining)) earliestMs = Math.min(earliestMs ?? remaining, remaining)
     if (error === undefined && remaining === undefined) continue
-    if ((remaining ?? 0) < soonest) {
+    // What never recovers is told, too, where nothing does.
+    if (surfaced === undefined || (remaining ?? 0) < soonest) {
       soonest = remaining ?? 0
       surfaced = index
     }

@@ -42,22 +42,32 @@ export const make = (
   options: Options,
   checked: Checked,
   parts: Parts,
-  adapterOf: (target: Targets.Target) => Adapter | undefined
+  adapterOf: (target: Targets.Target, index: number) => Adapter | undefined
 ): Engine => {
-  const candidates = options.targets.map((target): Member => ({
+  // Targets have most names in common, with each other and among their own: thousands of them share one string each.
+  const names = new Map<string, string>()
+  const once = (name: string): string => {
+    const known = names.get(name)
+    if (known === undefined) names.set(name, name)
+    return known ?? name
+  }
+  const candidates = options.targets.map((target, index): Member => ({
     target,
     about: about(target),
-    adapter: adapterOf(target),
-    scopeKeys: Targets.scopeKeys(target),
-    limits: limitScopes(target, options.limits ?? {}, options.name),
+    adapter: adapterOf(target, index),
+    scopeKeys: Targets.scopeKeys(target).map(once),
+    limits: limitScopes(target, options.limits ?? {}, options.name).map(({ key, limits }) => ({
+      key: once(key),
+      limits
+    })),
     retry: typeof options.retry === "function" ? options.retry(target) : options.retry ?? Retry.standard,
-    circuit: `target:${target.id}`,
-    health: healthKeys(target),
-    budget: `${target.provider}/${target.model}`,
+    circuit: once(`target:${target.id}`),
+    health: healthKeys(target).map(once),
+    budget: once(`${target.provider}/${target.model}`),
     hedging: {
-      complete: `complete:${target.provider}/${target.model}`,
-      stream: `stream:${target.provider}/${target.model}`,
-      execute: `execute:${target.provider}/${target.model}`
+      complete: once(`complete:${target.provider}/${target.model}`),
+      stream: once(`stream:${target.provider}/${target.model}`),
+      execute: once(`execute:${target.provider}/${target.model}`)
     }
   })).sort((a, b) => a.target.order - b.target.order)
   const board = Boards.make(candidates)
@@ -74,7 +84,8 @@ export const make = (
       target.tenants !== undefined || Object.values(target.capabilities).includes(false)
     ),
     smallestWindow: Math.min(...candidates.map((_) => _.target.contextWindow ?? Number.POSITIVE_INFINITY)),
-    calls: 0
+    calls: 0,
+    hung: new Map()
   }
 }
 

@@ -64,7 +64,7 @@ export const complete = (
 ): Effect.Effect<Completion, Errors.LLMError> =>
   Step.at((moment) => {
     const checked = Requests.prepare(request)
-    if (Result.isFailure(checked)) return Effect.fail(checked.failure)
+    if (Result.isFailure(checked)) return Records.refused(engine, request, checked.failure)
     const prepared = checked.success
     return Step.flatMap(moment, Fitnesses.ofRequest(engine, prepared), (fitness) => {
       const call = Calls.begin(moment, engine, needOf(engine, "complete", prepared), fitness)
@@ -87,7 +87,7 @@ const reported = ({ usage }: Reply): Spent => ({ _tag: "Reported", usage })
 export const stream = (engine: Engine, request: CompletionRequest): Stream.Stream<StreamPart, Errors.LLMError> =>
   Stream.unwrap(Step.at((moment) => {
     const checked = Requests.prepare(request)
-    if (Result.isFailure(checked)) return Effect.fail(checked.failure)
+    if (Result.isFailure(checked)) return Records.refused(engine, request, checked.failure)
     const prepared = checked.success
     const session = Streaming.makeSession(prepared.streamPolicy ?? engine.streamPolicy, prepared)
     return Step.flatMap(moment, Effect.zip(Fitnesses.ofRequest(engine, prepared), Effect.scope), ([fitness, scope]) => {
@@ -123,10 +123,10 @@ export const execute = <A, E, R>(
 ): Effect.Effect<Executed<A>, Errors.LLMError, R> =>
   Step.at((moment) => {
     const invalid = Requests.check(options) ?? problem(options)
-    if (invalid !== undefined) return Effect.fail(Requests.invalid(invalid))
+    if (invalid !== undefined) return Records.refused(engine, options, Requests.invalid(invalid))
     const { affinity, classify = classifyUnknown, priority, tenant, usage } = options
     const fitness = fitnessOf(engine, options)
-    if (fitness.fitting === 0) return Effect.fail(Fitnesses.unable(engine, options))
+    if (fitness.fitting === 0) return Records.refused(engine, options, Fitnesses.unable(engine, options))
     const tokens = options.tokens ?? noTokens
     const estimate: Exit.Exit<Estimate> = Exit.succeed({ ...tokens, text: tokens.input, attachments: 0, exact: false })
     const call = Calls.begin(moment, engine, {

@@ -8,6 +8,7 @@ import * as Exit from "effect/Exit"
 import * as Errors from "../../LLMError.ts"
 import { tagsOf, type Target } from "../../Target.ts"
 import type { Engine, Fitness } from "./call.ts"
+import * as Records from "./record.ts"
 import * as Requests from "./request.ts"
 
 type Why = Errors.Skipped["why"]
@@ -53,7 +54,7 @@ export const ofRequest = (
       ? ({ capabilities }) => Requests.missing(capabilities, request) === undefined ? undefined : "capability"
       : undefined
   })
-  if (fitness.fitting === 0) return Effect.fail(unable(engine, request))
+  if (fitness.fitting === 0) return Records.refused(engine, request, unable(engine, request))
   const isShort = engine.smallestWindow === Infinity ||
     2 * Requests.size(request.prompt) + (request.maxTokens ?? 0) <= engine.smallestWindow
   return isShort ? Exit.succeed(fitness) : withinWindows(engine, request, fitness)
@@ -86,7 +87,9 @@ const withinWindows = (
       fitness,
       (target) => target.contextWindow === largest && needed(target) <= tolerance * largest
     )
-    return nearly.fitting > 0 ? Effect.succeed(nearly) : Effect.fail(tooLong(engine, input, largest))
+    return nearly.fitting > 0
+      ? Effect.succeed(nearly)
+      : Records.refused(engine, request, tooLong(engine, input, largest))
   })
 }
 

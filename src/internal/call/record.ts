@@ -3,13 +3,14 @@
  *
  * @internal
  */
+import * as Clock from "effect/Clock"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Errors from "../../LLMError.ts"
 import type { Timings } from "../../LLMService.ts"
 import * as Step from "../step.ts"
-import type { Attempt, Call, Spent } from "./call.ts"
+import type { Attempt, Call, Engine, Spent } from "./call.ts"
 import * as Completions from "./completion.ts"
 
 type Entry = { -readonly [Field in keyof Errors.Attempt]: Errors.Attempt[Field] }
@@ -110,6 +111,34 @@ export const ended = (
       waitedMs: call.waitedMs,
       ...Completions.total(call.attempts)
     }
+  })
+}
+
+/** Tells of a call that was refused before it began, and fails it. */
+export const refused = (
+  engine: Engine,
+  { tenant }: { readonly tenant?: string | undefined },
+  error: Errors.LLMError
+): Effect.Effect<never, Errors.LLMError> => {
+  const { events } = engine
+  if (events === undefined) return Effect.fail(error)
+  return Effect.flatMap(Clock.currentTimeMillis, (at) => {
+    const call = ++engine.calls
+    const told = events.publish(() => ({
+      _tag: "CallEnded",
+      call,
+      at,
+      outcome: "failure",
+      target: error.target,
+      tenant,
+      errorClass: error.errorClass,
+      reason: error.reason,
+      attempts: [],
+      totalMs: 0,
+      waitedMs: 0,
+      ...Completions.total([])
+    }))
+    return Effect.andThen(told, Effect.fail(error))
   })
 }
 

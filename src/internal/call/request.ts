@@ -53,7 +53,7 @@ const problem = (request: CompletionRequest): string | undefined => {
   if (temperature !== undefined && !(Number.isFinite(temperature) && temperature >= 0)) {
     return `request.temperature must be a number >= 0, got ${temperature}`
   }
-  if (topP !== undefined && !(topP > 0 && topP <= 1)) return `request.topP must be in (0, 1], got ${topP}`
+  if (topP !== undefined && !(topP >= 0 && topP <= 1)) return `request.topP must be between 0 and 1, got ${topP}`
   if (responseFormat?.type === "json_schema" && !/^[A-Za-z0-9_-]{1,64}$/.test(responseFormat.name)) {
     return `request.responseFormat.name must be 1-64 letters, digits, "_" or "-"`
   }

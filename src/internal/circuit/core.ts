@@ -414,7 +414,7 @@ const open = (config: Config, state: State, now: number, why: Why, hintUntil: nu
   const [random, seed] = jitter === 0 ? [0.5, state.seed] : draw(state.seed)
   const scheduled = config.open.durationMs(attempt) * (1 + jitter * (2 * random - 1))
   // A stated wait is a lower bound: it is only ever prolonged.
-  const hint = Math.min(Math.max(0, hintUntil - now), maxHintMs) * (1 + jitter * random)
+  const hint = Math.min(hintUntil - now, maxHintMs) * (1 + jitter * random)
   const openedForMs = Math.max(scheduled, hint)
   return {
     ...state,

@@ -17,10 +17,10 @@ export interface Entry {
 
 /** @internal */
 export interface History {
-  readonly add: (at: number, result: Result, durationMs: number) => void
-  /** The outcomes that are kept, oldest first. */
-  readonly entries: () => ReadonlyArray<Entry>
-  readonly clear: () => void
+  readonly size: number
+  /** Two numbers an outcome. */
+  numbers: Array<number>
+  recorded: number
 }
 
 const results: ReadonlyArray<Result> = [
@@ -42,29 +42,34 @@ const codes: ReadonlyMap<Result, number> = new Map(results.map((result, code) =>
 const codeRange = 16
 
 /** @internal */
-export const make = (size: number): History => {
-  let numbers: Array<number> = []
-  let recorded = 0
-  return {
-    add: (at, result, durationMs) => {
-      const start = (recorded % size) * 2
-      numbers[start] = at
-      numbers[start + 1] = Math.round(durationMs) * codeRange + (codes.get(result) ?? 0)
-      recorded++
-    },
-    entries: () =>
-      Array.from({ length: Math.min(recorded, size) }, (_, index) => {
-        const start = ((Math.max(0, recorded - size) + index) % size) * 2
-        const packed = numbers[start + 1] ?? 0
-        return {
-          at: numbers[start] ?? 0,
-          result: results[packed % codeRange] ?? "success",
-          durationMs: Math.floor(packed / codeRange)
-        }
-      }),
-    clear: () => {
-      numbers = []
-      recorded = 0
+export const make = (size: number): History => ({ size, numbers: [], recorded: 0 })
+
+/** @internal */
+export const add = (history: History, at: number, result: Result, durationMs: number): void => {
+  const start = (history.recorded % history.size) * 2
+  history.numbers[start] = at
+  history.numbers[start + 1] = Math.round(durationMs) * codeRange + (codes.get(result) ?? 0)
+  history.recorded++
+}
+
+/**
+ * The outcomes that are kept, oldest first.
+ *
+ * @internal
+ */
+export const entries = ({ numbers, recorded, size }: History): ReadonlyArray<Entry> =>
+  Array.from({ length: Math.min(recorded, size) }, (_, index) => {
+    const start = ((Math.max(0, recorded - size) + index) % size) * 2
+    const packed = numbers[start + 1] ?? 0
+    return {
+      at: numbers[start] ?? 0,
+      result: results[packed % codeRange] ?? "success",
+      durationMs: Math.floor(packed / codeRange)
     }
-  }
+  })
+
+/** @internal */
+export const clear = (history: History): void => {
+  history.numbers = []
+  history.recorded = 0
 }

@@ -6,6 +6,7 @@
 import * as Prompt from "effect/ai/Prompt"
 import type * as Response from "effect/ai/Response"
 import type * as Tool from "effect/ai/Tool"
+import type * as Arr from "effect/Array"
 import type * as Result from "effect/Result"
 import type { Completion, CompletionRequest, StreamPart } from "../../LLMService.ts"
 import * as Json from "../wire/json.ts"
@@ -34,7 +35,7 @@ const known: ReadonlySet<string> = new Set([
 
 const read = (json: unknown): Result.Result<Asked, Refusal> =>
   Reading.reading(() => {
-    const body = Reading.object(json, "the body")
+    const body = Reading.body(json)
     const model = Reading.name(body["model"], "model")
     const messages = Reading.list(body["messages"], "messages")
     if (messages.length === 0) Reading.wrong("messages", "must not be empty")
@@ -47,8 +48,8 @@ const read = (json: unknown): Result.Result<Asked, Refusal> =>
     const request: CompletionRequest = {
       prompt: prompt(body["system"], messages),
       maxTokens,
-      temperature: Reading.number(body, "temperature"),
-      topP: Reading.number(body, "top_p"),
+      temperature: Reading.upTo(body, "temperature", Infinity),
+      topP: Reading.upTo(body, "top_p", 1),
       stop: Reading.stops(body, "stop_sequences"),
       tools: tools(body["tools"]),
       toolChoice: toolChoice(body["tool_choice"]),
@@ -64,8 +65,9 @@ const read = (json: unknown): Result.Result<Asked, Refusal> =>
     return {
       model,
       stream: Reading.boolean(body, "stream") ?? false,
+      choices: 1,
       includeUsage: true,
-      request: Extras.add(request, "anthropic", isMore ? { ...rest, output_config: output } : rest)
+      request: Extras.add(request, "anthropic", { fields: isMore ? { ...rest, output_config: output } : rest })
     }
   })
 
@@ -314,7 +316,7 @@ const thinking = (text: string, metadata: Response.ProviderMetadata): Reading.Fi
     : { type: "redacted_thinking", data: redacted }
 }
 
-const whole = (envelope: Envelope, completion: Completion): unknown => ({
+const whole = (envelope: Envelope, [completion]: Arr.NonEmptyReadonlyArray<Completion>): unknown => ({
   id: idOf(envelope),
   type: "message",
   role: "assistant",
@@ -524,4 +526,13 @@ const refusal = (envelope: Pick<Envelope, "requestId">, { message, status }: Ref
 // The vendor has a status of its own for what a 503 says elsewhere.
 const status = (refused: Refusal): number => refused.code === "overloaded" ? 529 : refused.status
 
-export const face: Face = { name: "anthropic", read, whole, writer, refusal, status, requestIdHeader: "request-id" }
+export const face: Face = {
+  name: "anthropic",
+  read,
+  whole,
+  writer,
+  refusal,
+  status,
+  headers: ["anthropic-beta"],
+  requestIdHeader: "request-id"
+}

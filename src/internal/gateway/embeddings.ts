@@ -28,7 +28,7 @@ export interface Asked {
 
 export const read = (json: unknown): Result.Result<Asked, Refusal> =>
   Reading.reading(() => {
-    const body = Reading.object(json, "the body")
+    const body = Reading.body(json)
     const model = Reading.name(body["model"], "model")
     const { input } = body
     if (typeof input !== "string" && !Array.isArray(input)) Reading.wrong("input", "must be a string or an array")
@@ -56,7 +56,8 @@ export const ask = (
       client,
       { authorize: (key) => ["api-key", key], requestIds: ["apim-request-id", "x-request-id"] },
       target,
-      azure(target, { ...body, model: target.deployment ?? target.model }),
+      AzureOpenAi.url(target)?.replace("/chat/completions", "/embeddings"),
+      wire({ ...body, model: target.deployment ?? target.model }),
       isReply
     )
   }
@@ -66,21 +67,15 @@ export const ask = (
     client,
     { authorize: (key) => ["authorization", `Bearer ${key}`], requestIds: preset?.requestIds ?? ["x-request-id"] },
     target,
-    base === undefined
-      ? Wire.withoutBaseUrl(target, body)
-      : { url: Wire.join(base, "/embeddings"), headers: {}, body, problems: [] },
+    base === undefined ? undefined : Wire.join(base, "/embeddings"),
+    wire(body),
     isReply
   )
 }
 
-const isReply = (body: unknown): boolean => Array.isArray(Json.field(body, "data"))
+const wire = (body: Wire.Body): Http.WireRequest => ({ headers: {}, body, problems: [] })
 
-const azure = (target: Target, body: Wire.Body): Http.WireRequest => {
-  const chat = AzureOpenAi.url(target)
-  return chat === undefined
-    ? Wire.withoutBaseUrl(target, body)
-    : { url: chat.replace("/chat/completions", "/embeddings"), headers: {}, body, problems: [] }
-}
+const isReply = (body: unknown): boolean => Array.isArray(Json.field(body, "data"))
 
 /** What a reply says it has used. */
 export const used = (reply: unknown): Usage => {

@@ -20,6 +20,7 @@ import * as OpenAiCompatible from "../../providers/OpenAiCompatible.ts"
 import * as RateLimiter from "../../RateLimiter.ts"
 import * as RetryBudget from "../../RetryBudget.ts"
 import * as Router from "../../Router.ts"
+import * as Target from "../../Target.ts"
 import type * as Usage from "../../Usage.ts"
 import * as Config from "./config.ts"
 import * as Extras from "./extras.ts"
@@ -44,7 +45,7 @@ export const makeState: (
   const scope = yield* Effect.scope
   const kept = yield* Layer.build(Layer.mergeAll(
     Cooldown.layerMemory,
-    RateLimiter.layerMemory(),
+    RateLimiter.layerMemory({ transit: RateLimiter.defaultTransit }),
     usage,
     Health.layerMemory(),
     RetryBudget.layerMemory()
@@ -57,6 +58,8 @@ export interface Model {
   readonly name: string
   readonly plan: Config.Model
   readonly service: LLMService["Service"]
+  /** For each target, the keys under which it may be cooling. */
+  readonly scopeKeys: ReadonlyArray<ReadonlyArray<string>>
   /** The router of embeddings: `undefined` where no target has any. */
   readonly embeddings: Router.Router["Service"] | undefined
 }
@@ -82,7 +85,7 @@ export const build = Effect.fnUntraced(function*(state: State, plan: Config.Plan
       : able.length === targets.length
       ? router
       : (yield* Effect.provideContext(Router.make({ ...model.options, targets: able }), context)).router
-    models.set(name, { name, plan: model, service, embeddings })
+    models.set(name, { name, plan: model, service, scopeKeys: targets.map(Target.scopeKeys), embeddings })
   }
   return models
 })

@@ -8,6 +8,7 @@
 import * as Prompt from "effect/ai/Prompt"
 import type * as Response from "effect/ai/Response"
 import type * as Tool from "effect/ai/Tool"
+import type * as Arr from "effect/Array"
 import type * as Result from "effect/Result"
 import type { Completion, CompletionRequest, ResponseFormat, StreamPart } from "../../LLMService.ts"
 import * as Json from "../wire/json.ts"
@@ -40,7 +41,6 @@ const known: ReadonlySet<string> = new Set([
 
 /** What an answer of ours could not hold: better refused than left out. */
 const unsupported = (body: Reading.Fields): void => {
-  if ((body["n"] ?? 1) !== 1) Reading.wrong("n", "only one choice a call: send the call several times")
   if ((body["logprobs"] ?? false) !== false) Reading.wrong("logprobs", "log probabilities are not handed on")
   if (body["top_logprobs"] !== undefined && body["top_logprobs"] !== null) {
     Reading.wrong("top_logprobs", "log probabilities are not handed on")
@@ -53,18 +53,23 @@ const unsupported = (body: Reading.Fields): void => {
   if (Json.array(body["modalities"]).some((_) => _ !== "text")) Reading.wrong("modalities", "only text is handed on")
 }
 
+/** As many as the vendor allows. */
+const maxChoices = 128
+
 const read = (json: unknown): Result.Result<Asked, Refusal> =>
   Reading.reading(() => {
-    const body = Reading.object(json, "the body")
+    const body = Reading.body(json)
     unsupported(body)
+    const choices = Reading.integer(body, "n") ?? 1
+    if (choices > maxChoices) Reading.wrong("n", `must be at most ${maxChoices}`)
     const model = Reading.name(body["model"], "model")
     const messages = Reading.list(body["messages"], "messages")
     if (messages.length === 0) Reading.wrong("messages", "must not be empty")
     const request: CompletionRequest = {
       prompt: prompt(messages),
       maxTokens: Reading.integer(body, "max_completion_tokens") ?? Reading.integer(body, "max_tokens"),
-      temperature: Reading.number(body, "temperature"),
-      topP: Reading.number(body, "top_p"),
+      temperature: Reading.upTo(body, "temperature", Infinity),
+      topP: Reading.upTo(body, "top_p", 1),
       stop: Reading.stops(body, "stop"),
       tools: tools(body["tools"]),
       toolChoice: toolChoice(body["tool_choice"]),
@@ -73,8 +78,9 @@ const read = (json: unknown): Result.Result<Asked, Refusal> =>
     return {
       model,
       stream: Reading.boolean(body, "stream") ?? false,
+      choices,
       includeUsage: Json.field(body["stream_options"], "include_usage") === true,
-      request: Extras.add(request, "openai", Reading.others(body, known))
+      request: Extras.add(request, "openai", { fields: Reading.others(body, known) })
     }
   })
 
@@ -84,14 +90,15 @@ const prompt = (messages: ReadonlyArray<unknown>): Prompt.Prompt => {
     const path = `messages[${index}]`
     const message = Reading.object(item, path)
     const content = message["content"] ?? undefined
+    const options = own(message, knownOfMessages)
     switch (message["role"]) {
       case "system":
       case "developer":
-        return Prompt.makeMessage("system", { content: plainText(content, `${path}.content`) })
+        return Prompt.makeMessage("system", { content: plainText(content, `${path}.content`), options })
       case "user":
-        return Prompt.makeMessage("user", { content: userParts(content, `${path}.content`) })
+        return Prompt.makeMessage("user", { content: userParts(content, `${path}.content`), options })
       case "assistant":
-        return Prompt.makeMessage("assistant", { content: assistantParts(message, path, toolNames) })
+        return Prompt.makeMessage("assistant", { content: assistantParts(message, path, toolNames), options })
       case "tool": {
         const id = Reading.name(message["tool_call_id"], `${path}.tool_call_id`)
         const result = Prompt.makePart("tool-result", {
@@ -101,12 +108,39 @@ const prompt = (messages: ReadonlyArray<unknown>): Prompt.Prompt => {
           result: plainText(content, `${path}.content`),
           providerExecuted: false
         })
-        return Prompt.makeMessage("tool", { content: [result] })
+        return Prompt.makeMessage("tool", { content: [result], options })
       }
       default:
         return Reading.wrong(`${path}.role`, "must be one of system, developer, user, assistant, tool")
     }
   }))
+}
+
+const knownOfMessages: ReadonlySet<string> = new Set([
+  "role",
+  "content",
+  "tool_calls",
+  "tool_call_id",
+  "refusal",
+  "reasoning",
+  "reasoning_content",
+  // Answers have them, and whoever sends an answer back means nothing by them.
+  "annotations",
+  "logprobs"
+])
+
+const knownOfParts: ReadonlySet<string> = new Set(["type", "text", "image_url"])
+
+/** The fields that only targets of this format know, for the message or part that has them. */
+const own = (
+  fields: Reading.Fields,
+  known: ReadonlySet<string>,
+  options: Readonly<Record<string, string>> = {}
+): Prompt.ProviderOptions => {
+  const others = Reading.others(fields, known)
+  const isMore = Object.keys(others).length > 0 && Json.isJson(others)
+  if (!isMore && Object.keys(options).length === 0) return {}
+  return { openai: isMore ? { ...options, fields: others } : options }
 }
 
 /** Content that can only be text: a string, or text parts. */
@@ -129,14 +163,17 @@ const userParts = (content: unknown, path: string): ReadonlyArray<Prompt.UserMes
 const userPart = (part: Reading.Fields, path: string): Prompt.UserMessagePart => {
   switch (part["type"]) {
     case "text":
-      return Prompt.makePart("text", { text: Reading.text(part["text"], `${path}.text`) })
+      return Prompt.makePart("text", {
+        text: Reading.text(part["text"], `${path}.text`),
+        options: own(part, knownOfParts)
+      })
     case "image_url": {
       const url = Reading.name(Json.field(part["image_url"], "url"), `${path}.image_url.url`)
       const detail = Json.text(Json.field(part["image_url"], "detail"))
       return Prompt.makePart("file", {
         mediaType: /^data:(image\/[^;,]+)/.exec(url)?.[1] ?? "image/*",
         data: url,
-        ...(detail === undefined ? {} : { options: { openai: { imageDetail: detail } } })
+        options: own(part, knownOfParts, detail === undefined ? {} : { imageDetail: detail })
       })
     }
     case "input_audio": {
@@ -234,6 +271,7 @@ const responseFormat = (format: unknown): ResponseFormat | undefined => {
       return {
         type,
         name: Reading.name(described["name"], "response_format.json_schema.name"),
+        description: Json.text(described["description"]),
         schema: Reading.object(described["schema"] ?? {}, "response_format.json_schema.schema"),
         strict: described["strict"] === true
       }
@@ -264,24 +302,38 @@ const finishReason = (reason: Response.FinishReason): string => {
   }
 }
 
-const usage = ({ inputTokens, outputTokens }: Response.Usage): unknown => {
-  const input = inputTokens.total
-  const output = outputTokens.total
-  // A provider that did not count has used something all the same: nothing is made up.
-  if (input === undefined && output === undefined) return undefined
+/** What all choices have used; a provider that did not count has used something all the same, and nothing is made up. */
+const usage = (usages: ReadonlyArray<Response.Usage>): unknown => {
+  const total = { input: 0, output: 0, cached: 0, reasoning: 0 }
+  for (const { inputTokens, outputTokens } of usages) {
+    if (inputTokens.total === undefined && outputTokens.total === undefined) return undefined
+    total.input += inputTokens.total ?? 0
+    total.output += outputTokens.total ?? 0
+    total.cached += inputTokens.cacheRead ?? 0
+    total.reasoning += outputTokens.reasoning ?? 0
+  }
   return {
-    prompt_tokens: input ?? 0,
-    completion_tokens: output ?? 0,
-    total_tokens: (input ?? 0) + (output ?? 0),
-    prompt_tokens_details: { cached_tokens: inputTokens.cacheRead ?? 0 },
-    completion_tokens_details: { reasoning_tokens: outputTokens.reasoning ?? 0 }
+    prompt_tokens: total.input,
+    completion_tokens: total.output,
+    total_tokens: total.input + total.output,
+    prompt_tokens_details: { cached_tokens: total.cached },
+    completion_tokens_details: { reasoning_tokens: total.reasoning }
   }
 }
 
 const isRefusal = (metadata: Response.ProviderMetadata): boolean =>
   Json.field(metadata["breakwater"], "refusal") === true
 
-const whole = (envelope: Envelope, completion: Completion): unknown => {
+const whole = (envelope: Envelope, completions: Arr.NonEmptyReadonlyArray<Completion>): unknown => ({
+  id: idOf(envelope),
+  object: "chat.completion",
+  created: envelope.created,
+  model: completions[0].model,
+  choices: completions.map(choice),
+  usage: usage(completions.map((_) => _.usage))
+})
+
+const choice = (completion: Completion, index: number): unknown => {
   let content = ""
   let refusal = ""
   let reasoning = ""
@@ -300,23 +352,16 @@ const whole = (envelope: Envelope, completion: Completion): unknown => {
     }
   }
   return {
-    id: idOf(envelope),
-    object: "chat.completion",
-    created: envelope.created,
-    model: completion.model,
-    choices: [{
-      index: 0,
-      message: {
-        role: "assistant",
-        content: content === "" && (calls.length > 0 || refusal !== "") ? null : content,
-        refusal: refusal === "" ? null : refusal,
-        ...(reasoning === "" ? {} : { reasoning_content: reasoning }),
-        ...(calls.length === 0 ? {} : { tool_calls: calls })
-      },
-      logprobs: null,
-      finish_reason: finishReason(completion.finishReason)
-    }],
-    usage: usage(completion.usage)
+    index,
+    message: {
+      role: "assistant",
+      content: content === "" && (calls.length > 0 || refusal !== "") ? null : content,
+      refusal: refusal === "" ? null : refusal,
+      ...(reasoning === "" ? {} : { reasoning_content: reasoning }),
+      ...(calls.length === 0 ? {} : { tool_calls: calls })
+    },
+    logprobs: null,
+    finish_reason: finishReason(completion.finishReason)
   }
 }
 
@@ -331,11 +376,21 @@ interface OpenCall {
   written: boolean
 }
 
-const writer = (envelope: Envelope, { includeUsage, model: asked }: Asked): Writer => {
+/** What a client has been told of a choice. */
+interface Choice {
+  readonly index: number
+  begun: boolean
+  calls: Map<string, OpenCall>
+  refusals: Set<string>
+}
+
+const writer = (envelope: Envelope, { choices: count, includeUsage, model: asked }: Asked): Writer => {
   let model = asked
-  let begun = false
-  let calls = new Map<string, OpenCall>()
-  let refusals = new Set<string>()
+  const choices = Array.from(
+    { length: count },
+    (_, index): Choice => ({ index, begun: false, calls: new Map(), refusals: new Set() })
+  )
+  const usages: Array<Response.Usage> = []
 
   const event = (choices: ReadonlyArray<unknown>, used: unknown): string => {
     const chunk = {
@@ -349,57 +404,66 @@ const writer = (envelope: Envelope, { includeUsage, model: asked }: Asked): Writ
     return `data: ${JSON.stringify(chunk)}\n\n`
   }
 
-  const delta = (value: unknown, reason: string | null = null): string =>
-    event([{ index: 0, delta: value, logprobs: null, finish_reason: reason }], null)
+  const delta = ({ index }: Choice, value: unknown, reason: string | null = null): string =>
+    event([{ index, delta: value, logprobs: null, finish_reason: reason }], null)
 
-  const started = (text: string): string => {
-    if (begun) return text
-    begun = true
-    return delta({ role: "assistant", content: "" }) + text
+  const started = (choice: Choice, text: string): string => {
+    if (choice.begun) return text
+    choice.begun = true
+    return delta(choice, { role: "assistant", content: "" }) + text
   }
 
-  const callStart = (id: string, name: string): string => {
-    const index = calls.size
-    calls.set(id, { index, written: false })
-    return started(delta({ tool_calls: [{ index, id, type: "function", function: { name, arguments: "" } }] }))
+  const callStart = (choice: Choice, id: string, name: string): string => {
+    const index = choice.calls.size
+    choice.calls.set(id, { index, written: false })
+    const call = { index, id, type: "function", function: { name, arguments: "" } }
+    return started(choice, delta(choice, { tool_calls: [call] }))
   }
 
-  const callDelta = (id: string, fragment: string): string => {
-    const call = calls.get(id)
+  const callDelta = (choice: Choice, id: string, fragment: string): string => {
+    const call = choice.calls.get(id)
     if (call === undefined || fragment === "") return ""
     call.written = true
-    return delta({ tool_calls: [{ index: call.index, function: { arguments: fragment } }] })
+    return delta(choice, { tool_calls: [{ index: call.index, function: { arguments: fragment } }] })
   }
 
-  const part = (part: StreamPart): string => {
+  /** The last choice to end ends the stream. */
+  const finished = (used: Response.Usage): string => {
+    usages.push(used)
+    if (usages.length < count) return ""
+    return (includeUsage ? event([], usage(usages) ?? null) : "") + "data: [DONE]\n\n"
+  }
+
+  const part = (choice: Choice, part: StreamPart): string => {
     switch (part.type) {
       case "response-metadata":
         model = part.modelId ?? model
         return ""
       case "text-start":
-        if (isRefusal(part.metadata)) refusals.add(part.id)
+        if (isRefusal(part.metadata)) choice.refusals.add(part.id)
         return ""
-      case "text-delta":
-        return started(delta(refusals.has(part.id) ? { refusal: part.delta } : { content: part.delta }))
+      case "text-delta": {
+        const isRefused = choice.refusals.has(part.id)
+        return started(choice, delta(choice, isRefused ? { refusal: part.delta } : { content: part.delta }))
+      }
       case "reasoning-delta":
-        return started(delta({ reasoning_content: part.delta }))
+        return started(choice, delta(choice, { reasoning_content: part.delta }))
       case "tool-params-start":
-        return callStart(part.id, part.name)
+        return callStart(choice, part.id, part.name)
       case "tool-params-delta":
-        return callDelta(part.id, part.delta)
+        return callDelta(choice, part.id, part.delta)
       case "tool-params-end":
         // Clients parse the arguments of every call, and nothing at all is no JSON.
-        return calls.get(part.id)?.written === false ? callDelta(part.id, "{}") : ""
+        return choice.calls.get(part.id)?.written === false ? callDelta(choice, part.id, "{}") : ""
       case "tool-call":
-        return calls.has(part.id)
+        return choice.calls.has(part.id)
           ? ""
-          : callStart(part.id, part.name) + callDelta(part.id, JSON.stringify(part.params ?? {}))
+          : callStart(choice, part.id, part.name) + callDelta(choice, part.id, JSON.stringify(part.params ?? {}))
       case "finish":
-        return started(delta({}, finishReason(part.reason))) +
-          (includeUsage ? event([], usage(part.usage) ?? null) : "") + "data: [DONE]\n\n"
+        return started(choice, delta(choice, {}, finishReason(part.reason))) + finished(part.usage)
       case "restarted": {
-        calls = new Map()
-        refusals = new Set()
+        choice.calls = new Map()
+        choice.refusals = new Set()
         const { discarded, errorClass, from, reason, target } = part
         return `data: ${
           JSON.stringify({
@@ -408,7 +472,7 @@ const writer = (envelope: Envelope, { includeUsage, model: asked }: Asked): Writ
             created: envelope.created,
             model,
             choices: [],
-            breakwater: { from, target, error_class: errorClass, reason, discarded }
+            breakwater: { choice: choice.index, from, target, error_class: errorClass, reason, discarded }
           })
         }\n\n`
       }
@@ -422,9 +486,10 @@ const writer = (envelope: Envelope, { includeUsage, model: asked }: Asked): Writ
   }
 
   return {
-    parts: (parts) => {
+    parts: (parts, index) => {
+      const choice = choices[index]
       let text = ""
-      for (const each of parts) text += part(each)
+      if (choice !== undefined) { for (const each of parts) text += part(choice, each) }
       return text
     },
     failure: (refused) => `data: ${JSON.stringify(refusal(envelope, refused))}\n\n`
@@ -444,8 +509,6 @@ const codes: Readonly<Record<string, string>> = {
   queue_full: "rate_limit_exceeded",
   queue_timeout: "rate_limit_exceeded",
   cooldown: "rate_limit_exceeded",
-  invalid_key: "invalid_api_key",
-  expired_credential: "invalid_api_key",
   billing_disabled: "insufficient_quota"
 }
 
@@ -472,5 +535,6 @@ export const face: Face = {
   writer,
   refusal,
   status: (refused) => refused.status,
+  headers: [],
   requestIdHeader: "x-request-id"
 }

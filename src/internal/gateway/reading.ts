@@ -36,6 +36,12 @@ export type Fields = Readonly<Record<string, unknown>>
 export const object = (value: unknown, path: string): Fields =>
   Json.isObject(value) ? value : wrong(path, "must be an object")
 
+/** What was sent, as a whole. */
+export const body = (json: unknown): Fields => {
+  if (Json.isObject(json)) return json
+  throw new Wrong(invalid("the body must be a JSON object"))
+}
+
 export const list = (value: unknown, path: string): ReadonlyArray<unknown> =>
   Array.isArray(value) ? value : wrong(path, "must be an array")
 
@@ -54,6 +60,13 @@ const optional =
   }
 
 export const number = optional((_): _ is number => typeof _ === "number", "a number")
+
+/** A number that is not below 0, nor above a limit. */
+export const upTo = (fields: Fields, field: string, limit: number): number | undefined => {
+  const value = number(fields, field)
+  if (value === undefined || (value >= 0 && value <= limit)) return value
+  return wrong(field, limit === Infinity ? "must be a number >= 0" : `must be between 0 and ${limit}`)
+}
 
 export const boolean = optional((_): _ is boolean => typeof _ === "boolean", "a boolean")
 
@@ -90,5 +103,13 @@ export const tool = (
 }
 
 /** The fields that are not among the known ones, and hold something. */
-export const others = (fields: Fields, known: ReadonlySet<string>): Fields =>
-  Object.fromEntries(Object.entries(fields).filter(([name, value]) => !known.has(name) && value !== null))
+export const others = (fields: Fields, known: ReadonlySet<string>): Fields => {
+  for (const name in fields) {
+    if (!known.has(name)) {
+      return Object.fromEntries(Object.entries(fields).filter(([name, value]) => !known.has(name) && value !== null))
+    }
+  }
+  return nothing
+}
+
+const nothing: Fields = {}

@@ -4,7 +4,7 @@
  * @internal
  */
 import * as Duration from "effect/Duration"
-import type { Attempt, LLMError } from "../../LLMError.ts"
+import { type Attempt, type LLMError, update } from "../../LLMError.ts"
 
 export interface Refusal {
   readonly status: number
@@ -40,6 +40,8 @@ const refusal = (
 
 export const invalid = (message: string, param?: string): Refusal => refusal(400, "invalid_request", message, { param })
 
+export const unreadable: Refusal = invalid("the body could not be read")
+
 export const unauthorized = (isMissing: boolean): Refusal =>
   refusal(
     401,
@@ -55,10 +57,21 @@ export const unknownModel = (model: string): Refusal =>
   })
 
 export const unknownRoute = (method: string, url: string): Refusal =>
-  refusal(404, "unknown_url", `there is no ${method} ${url.split("?")[0]} here`)
+  refusal(
+    404,
+    "unknown_url",
+    `there is no ${method} ${url.split("?")[0]} here${/^\/(?:openai\/)?v1\//.test(url) ? "" : ": paths begin with /v1"}`
+  )
 
 export const tooLarge = (limit: number): Refusal =>
   refusal(413, "payload_too_large", `the request body is larger than ${limit} bytes`)
+
+export const encoded = (encoding: string): Refusal =>
+  refusal(
+    415,
+    "unsupported_media_type",
+    `the request body must be sent as it is, not with content-encoding ${encoding}`
+  )
 
 export const tooSlow = (millis: number): Refusal =>
   refusal(408, "request_timeout", `the request body did not arrive within ${millis} ms`, { isFinal: false })
@@ -70,12 +83,33 @@ export const draining = (retryAfterMs: number): Refusal =>
 export const defect: Refusal = refusal(500, "internal_error", "the gateway failed while it handled the call")
 
 /** What becomes of a call's error: the status that fits what happened, whatever a provider called it. */
-export const ofError = (error: LLMError): Refusal =>
-  refusal(statusOf(error), error.reason, error.message, {
-    retryAfterMs: waitOf(error),
-    target: error.target,
-    attempts: error.attempts
-  })
+export const ofError = (error: LLMError): Refusal => {
+  const isOurs = isOfOurAccount(error)
+  return refusal(
+    isOurs ? 502 : statusOf(error),
+    isOurs ? "upstream_authentication" : error.reason,
+    isOurs ? `${messageOf(error)}: the gateway's own credentials, not the client's` : messageOf(error),
+    { retryAfterMs: waitOf(error), target: error.target, attempts: error.attempts }
+  )
+}
+
+// A client that is told of a wrong key looks for it in its own settings, and would not find it there. An account without
+// credit is a limit like any other: the clients of OpenAI know it as a 429.
+const isOfOurAccount = ({ errorClass, reason }: LLMError): boolean =>
+  errorClass === "authentication" && !spent.has(reason)
+
+const spent: ReadonlySet<string> = new Set(["insufficient_quota", "billing_disabled"])
+
+/**
+ * What a client may read of an error: the words of a provider, unless they are about our account; never those of our
+ * runtime, which name the addresses of our network. The log has both.
+ */
+const messageOf = (error: LLMError): string =>
+  error.origin === "router" && error.detail !== undefined
+    ? error.detail.replace(/^request\./, "")
+    : error.cause !== undefined || isOfOurAccount(error)
+    ? update(error, { detail: undefined }).message
+    : error.message
 
 const waitOf = ({ exhaustion, retryAfter }: LLMError): number | undefined => {
   const millis = retryAfter === undefined ? exhaustion?.earliestMs : Duration.toMillis(retryAfter)
@@ -87,23 +121,20 @@ const statusOf = (error: LLMError): number => {
   if (error.origin === "circuit") return 503
   switch (error.errorClass) {
     case "rate_limit":
+    case "authentication":
       return 429
     case "timeout":
-      return error.status === 408 ? 408 : 504
+      return 504
     case "transient_network":
       return 502
     case "server_error":
       return serverStatus(error)
-    case "authentication":
-      return error.status === 403 || forbidden.has(error.reason) ? 403 : 401
     case "permanent":
       return permanentStatus(error)
     case "unknown":
       return error.status !== undefined && error.status >= 400 ? error.status : 502
   }
 }
-
-const forbidden: ReadonlySet<string> = new Set(["permission_denied", "region_blocked", "ip_blocked"])
 
 const serverStatus = ({ reason, status }: LLMError): number => {
   if (reason === "overloaded" || reason === "capacity") return 503

@@ -69,8 +69,10 @@ export const start = Effect.fnUntraced(function*(
   })
   // A connection that never says anything must not keep the process.
   yield* Effect.addFinalizer(() => Effect.sync(() => node.closeAllConnections()))
+  // Nothing else is served here, so that a client whose base URL lacks the /v1 is told so.
+  const everythingElse = HttpRouter.add("*", "/*", gateway.handlers.unknown)
   const app = yield* HttpRouter.toHttpEffect(
-    Gateway.routes.pipe(Layer.provide(Layer.succeed(Gateway.Gateway, gateway)))
+    Layer.mergeAll(Gateway.routes.pipe(Layer.provide(Layer.succeed(Gateway.Gateway, gateway))), everythingElse)
   )
   yield* server.serve(app)
   // Who is told to stop is interrupted already, and could not wait: a fiber of its own can.

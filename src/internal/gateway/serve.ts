@@ -1,243 +1,33 @@
 /**
- * Handles the calls of clients: who it is, what is asked, which model answers, and how the answer is sent.
+ * Handles the calls of clients: what is asked, and which model answers.
  *
  * @internal
  */
-import * as Cause from "effect/Cause"
-import * as Channel from "effect/Channel"
-import * as Clock from "effect/Clock"
 import * as DateTime from "effect/DateTime"
 import * as Effect from "effect/Effect"
-import * as Exit from "effect/Exit"
-import * as Fiber from "effect/Fiber"
 import * as HttpServerRequest from "effect/http/HttpServerRequest"
 import * as HttpServerResponse from "effect/http/HttpServerResponse"
-import * as Option from "effect/Option"
-import type * as Pull from "effect/Pull"
-import * as Random from "effect/Random"
 import * as Result from "effect/Result"
-import * as Scope from "effect/Scope"
-import * as Stream from "effect/Stream"
-import { isLLMError, type LLMError } from "../../LLMError.ts"
-import type { CompletionRequest, StreamPart } from "../../LLMService.ts"
-import * as Timeouts from "../../Timeouts.ts"
+import type { CompletionRequest } from "../../LLMService.ts"
 import * as Json from "../wire/json.ts"
-import type { AccessKey, Plan } from "./config.ts"
+import * as Answers from "./answer.ts"
 import * as Embeddings from "./embeddings.ts"
-import type { Asked, Envelope, Face, Writer } from "./face.ts"
-import * as Keys from "./keys.ts"
-import type { Model, State } from "./models.ts"
+import * as Extras from "./extras.ts"
+import type { Face } from "./face.ts"
+import type { Model } from "./models.ts"
+import * as Receiving from "./receiving.ts"
 import * as Refusals from "./refusal.ts"
-import * as Sending from "./sending.ts"
-
-/** What is served at present. */
-export interface Current {
-  readonly plan: Plan
-  readonly models: ReadonlyMap<string, Model>
-}
-
-/** The gateway as its handlers see it. */
-export interface Desk {
-  readonly state: State
-  current: Current
-  /** Whether new calls are refused. */
-  draining: boolean
-  /** Calls that have begun and not ended, in all and by model. */
-  inFlight: number
-  readonly byModel: Map<string, number>
-  /** Run when the last call has ended. */
-  readonly idle: Set<() => void>
-  readonly counts: { calls: number; refused: number; slowClients: number }
-}
-
-export const makeDesk = (state: State, current: Current): Desk => ({
-  state,
-  current,
-  draining: false,
-  inFlight: 0,
-  byModel: new Map(),
-  idle: new Set(),
-  counts: { calls: 0, refused: 0, slowClients: 0 }
-})
-
-type Response = HttpServerResponse.HttpServerResponse
-type Handler = Effect.Effect<Response, never, HttpServerRequest.HttpServerRequest | Scope.Scope>
-
-/** A call on its way: what every response to it says. */
-interface Visit {
-  readonly desk: Desk
-  readonly face: Face
-  readonly request: HttpServerRequest.HttpServerRequest
-  readonly scope: Scope.Scope
-  readonly envelope: Envelope
-  readonly startedAt: number
-  readonly key: AccessKey | undefined
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// the frame of a call
-// ---------------------------------------------------------------------------------------------------------------------
-
-/** Handles a request in a face: what fails becomes the face's error, with the status that fits. */
-const handler = (
-  desk: Desk,
-  face: Face,
-  handle: (visit: Visit) => Effect.Effect<Response, Refusals.Refusal>
-): Handler =>
-  Effect.withFiber((fiber) => {
-    const now = fiber.getRef(Clock.Clock).currentTimeMillisUnsafe()
-    const envelope = { requestId: newId(fiber.getRef(Random.Random)), created: Math.floor(now / 1000) }
-    desk.counts.calls++
-    return Effect.flatMap(Effect.zip(HttpServerRequest.HttpServerRequest, Effect.scope), ([request, scope]) => {
-      const visit = (key: AccessKey | undefined): Visit => ({
-        desk,
-        face,
-        request,
-        scope,
-        envelope,
-        startedAt: now,
-        key
-      })
-      const admitted = admit(desk, request)
-      const handled = Result.isFailure(admitted)
-        ? Effect.fail(admitted.failure)
-        : Effect.andThen(entered(desk, scope, undefined), handle(visit(admitted.success)))
-      return handled.pipe(
-        Effect.catch((refusal) => Effect.succeed(refused(visit(undefined), refusal))),
-        Effect.catchDefect((defect) =>
-          Effect.as(Effect.logError("gateway: a call failed", defect), refused(visit(undefined), Refusals.defect))
-        )
-      )
-    })
-  })
-
-const digits = "abcdefghijklmnopqrstuvwxyz0123456789"
-
-const newId = (random: { readonly nextDoubleUnsafe: () => number }): string => {
-  let id = ""
-  for (let index = 0; index < 20; index++) id += digits[Math.floor(random.nextDoubleUnsafe() * digits.length)]
-  return id
-}
-
-const admit = (
-  desk: Desk,
-  request: HttpServerRequest.HttpServerRequest
-): Result.Result<AccessKey | undefined, Refusals.Refusal> => {
-  const { access, settings } = desk.current.plan
-  // Who comes back when the last call must have ended finds whoever has taken our place.
-  if (desk.draining) return Result.fail(Refusals.draining(Math.min(settings.drainMs, 5000)))
-  if (access.length === 0) return Result.succeed(undefined)
-  const secret = Keys.presented(request.headers)
-  const key = secret === undefined ? undefined : Keys.find(access, secret)
-  return key === undefined ? Result.fail(Refusals.unauthorized(secret === undefined)) : Result.succeed(key)
-}
-
-/** Counts a call as long as its scope is open, which is to the last byte of its response. */
-const entered = (desk: Desk, scope: Scope.Scope, model: string | undefined): Effect.Effect<void> =>
-  Effect.suspend(() => {
-    count(desk, model, 1)
-    return Scope.addFinalizer(scope, Effect.sync(() => count(desk, model, -1)))
-  })
-
-const count = (desk: Desk, model: string | undefined, by: 1 | -1): void => {
-  if (model === undefined) {
-    desk.inFlight += by
-    if (desk.inFlight === 0) { for (const resume of desk.idle) resume() }
-    return
-  }
-  const next = (desk.byModel.get(model) ?? 0) + by
-  if (next === 0) desk.byModel.delete(model)
-  else desk.byModel.set(model, next)
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// reading
-// ---------------------------------------------------------------------------------------------------------------------
+import type { Desk, Handler, Response, Visit } from "./visit.ts"
+import * as Visits from "./visit.ts"
 
 const bodyOf = ({ desk, request }: Visit): Effect.Effect<unknown, Refusals.Refusal> => {
   const { bodyTimeoutMs, maxBodyBytes } = desk.current.plan.settings
   if (Number(request.headers["content-length"] ?? 0) > maxBodyBytes) return Effect.fail(Refusals.tooLarge(maxBodyBytes))
-  return Effect.flatMap(
-    Effect.catch(
-      Timeouts.attempt(textOf(request, maxBodyBytes), bodyTimeoutMs, { provider: "client" }),
-      (error) => Effect.fail(isLLMError(error) ? Refusals.tooSlow(bodyTimeoutMs) : error)
-    ),
-    (text) => {
-      const body = Json.parse(text)
-      return body === undefined ? Effect.fail(Refusals.invalid("the body is not JSON")) : Effect.succeed(body)
-    }
-  )
-}
-
-// Not `request.text`: when that is interrupted it takes the connection along, and nobody would be told why.
-const textOf = (
-  request: HttpServerRequest.HttpServerRequest,
-  maxBytes: number
-): Effect.Effect<string, Refusals.Refusal> =>
-  Effect.suspend(() => {
-    const { source } = request
-    if (isReadable(source)) return textOfReadable(source, maxBytes)
-    const decoder = new TextDecoder()
-    let text = ""
-    let size = 0
-    const read = Stream.runForEachArray(
-      Stream.mapError(request.stream, () => Refusals.invalid("the body could not be read")),
-      (pieces) => {
-        for (const piece of pieces) {
-          size += piece.length
-          if (size > maxBytes) return Effect.fail(Refusals.tooLarge(maxBytes))
-          text += decoder.decode(piece, { stream: true })
-        }
-        return Effect.void
-      }
-    )
-    return Effect.map(read, () => text + decoder.decode())
+  return Effect.flatMap(Receiving.text(request, { maxBytes: maxBodyBytes, timeoutMs: bodyTimeoutMs }), (text) => {
+    const body = Json.parse(text)
+    return body === undefined ? Effect.fail(Refusals.invalid("the body is not JSON")) : Effect.succeed(body)
   })
-
-/** What is used of a Node request. */
-interface Readable {
-  readonly on: (event: "data" | "end" | "error" | "close", listener: (value: Uint8Array) => void) => unknown
-  readonly off: (event: "data" | "end" | "error" | "close", listener: (value: Uint8Array) => void) => unknown
-  readonly pause: () => unknown
 }
-
-const isReadable = (source: object): source is Readable => "on" in source && "off" in source && "pause" in source
-
-// On Node the request is read as it is: a stream and a channel over it take longer than all that is done with the body.
-const textOfReadable = (source: Readable, maxBytes: number): Effect.Effect<string, Refusals.Refusal> =>
-  Effect.callback<string, Refusals.Refusal>((resume) => {
-    const decoder = new TextDecoder()
-    let text = ""
-    let size = 0
-    const done = (exit: Effect.Effect<string, Refusals.Refusal>): void => {
-      leave()
-      resume(exit)
-    }
-    const onData = (piece: Uint8Array): void => {
-      size += piece.length
-      if (size > maxBytes) {
-        source.pause()
-        return done(Effect.fail(Refusals.tooLarge(maxBytes)))
-      }
-      text += decoder.decode(piece, { stream: true })
-    }
-    const onEnd = (): void => done(Effect.succeed(text + decoder.decode()))
-    const onBroken = (): void => done(Effect.fail(Refusals.invalid("the body could not be read")))
-    const leave = (): void => {
-      source.off("data", onData)
-      source.off("end", onEnd)
-      source.off("error", onBroken)
-      source.off("close", onBroken)
-    }
-    source.on("data", onData)
-    source.on("end", onEnd)
-    source.on("error", onBroken)
-    source.on("close", onBroken)
-    return Effect.sync(() => {
-      source.pause()
-      leave()
-    })
-  })
 
 const modelOf = ({ desk, key }: Visit, name: string): Effect.Effect<Model, Refusals.Refusal> => {
   const model = desk.current.models.get(name)
@@ -277,242 +67,37 @@ const wishes = (
   })
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
-// responses
-// ---------------------------------------------------------------------------------------------------------------------
-
-/** How a call went, as far as it is known. */
-interface Course {
-  readonly target: string | undefined
-  readonly attempts: number
-  readonly waitedMs: number
-}
-
-const headersOf = ({ desk, envelope, face }: Visit, course: Course | undefined): Record<string, string> => ({
-  [face.requestIdHeader]: envelope.requestId,
-  "x-breakwater-request-id": envelope.requestId,
-  ...(course === undefined ? {} : {
-    ...(course.target === undefined ? {} : { "x-breakwater-target": headerSafe(course.target) }),
-    "x-breakwater-attempts": String(course.attempts),
-    "x-breakwater-waited-ms": String(Math.round(course.waitedMs))
-  }),
-  ...(desk.draining ? { connection: "close" } : {})
-})
-
-// Ids of targets are chosen freely, and a header holds less than a JSON text.
-const headerSafe = (text: string): string => text.replaceAll(/[^\x20-\x7e]/g, "?")
-
-const refused = (visit: Visit, refusal: Refusals.Refusal): Response => {
-  const { desk, envelope, face } = visit
-  desk.counts.refused++
-  const course = refusal.target === undefined && refusal.attempts.length === 0 ? undefined : {
-    target: refusal.target,
-    attempts: refusal.attempts.length,
-    waitedMs: refusal.attempts.reduce((sum, attempt) => sum + attempt.waitedMs, 0)
-  }
-  const wait = refusal.retryAfterMs
-  return HttpServerResponse.text(JSON.stringify(face.refusal(envelope, refusal)), {
-    status: face.status(refusal),
-    contentType: "application/json",
-    headers: {
-      ...headersOf(visit, course),
-      ...(wait === undefined ? {} : {
-        "retry-after": String(Math.ceil(wait / 1000)),
-        "retry-after-ms": String(Math.ceil(wait))
-      }),
-      ...(refusal.isFinal ? { "x-should-retry": "false" } : {})
-    }
-  })
-}
-
-/** A whole answer; a long one is watched while the client reads it. */
-const answered = (visit: Visit, value: unknown, course: Course): Response => {
-  const text = JSON.stringify(value)
-  const headers = headersOf(visit, course)
-  const contentType = "application/json"
-  if (Sending.isShort(text)) return HttpServerResponse.text(text, { headers, contentType })
-  const bytes = new TextEncoder().encode(text)
-  return HttpServerResponse.stream(watched(visit, Sending.slices(bytes, Cause.done())), {
-    headers,
-    contentType,
-    contentLength: bytes.length
-  })
-}
-
-const watched = ({ desk, envelope, scope }: Visit, next: Pull.Pull<Uint8Array>): Stream.Stream<Uint8Array> =>
-  Sending.body(
-    next,
-    desk.current.plan.settings.slowClientMs,
-    scope,
-    Effect.suspend(() => {
-      desk.counts.slowClients++
-      return Effect.logWarning(`gateway: ${envelope.requestId}: the client has stopped reading, and was cut off`)
-    })
-  )
-
-// ---------------------------------------------------------------------------------------------------------------------
-// completions
-// ---------------------------------------------------------------------------------------------------------------------
-
 /** Chat completions or messages, whole or streamed. */
 export const completions = (desk: Desk, face: Face): Handler =>
-  handler(desk, face, (visit) =>
+  Visits.handler(desk, face, (visit) =>
     Effect.flatMap(bodyOf(visit), (body) => {
       const read = Result.flatMap(face.read(body), (asked) =>
-        Result.map(wishes(visit), (wishes) => ({ ...asked, request: { ...asked.request, ...wishes } })))
+        Result.map(
+          wishes(visit),
+          (wishes) => ({ ...asked, request: { ...handedOn(visit, asked.request), ...wishes } })
+        ))
       if (Result.isFailure(read)) {
         return Effect.fail(read.failure)
       }
       const asked = read.success
-      return Effect.flatMap(modelOf(visit, asked.model), (model) =>
-        Effect.andThen(
-          entered(desk, visit.scope, model.name),
-          asked.stream ? streamed(visit, model, asked) : whole(visit, model, asked)
-        ))
+      return Effect.flatMap(modelOf(visit, asked.model), (model) => {
+        Visits.enterModel(visit, model.name)
+        return asked.stream ? Answers.streamed(visit, model, asked) : Answers.whole(visit, model, asked)
+      })
     }))
 
-const whole = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response, Refusals.Refusal> =>
-  Effect.matchEffect(model.service.complete(asked.request), {
-    onSuccess: (completion) =>
-      Effect.succeed(
-        answered(visit, visit.face.whole(visit.envelope, completion), {
-          target: completion.target,
-          attempts: completion.attempts.length,
-          waitedMs: completion.timings.waitedMs
-        })
-      ),
-    onFailure: (error) => Effect.fail(Refusals.ofError(error))
+/** The request with the headers that targets of the client's own format know. */
+const handedOn = ({ face, request: { headers } }: Visit, request: CompletionRequest): CompletionRequest => {
+  if (face.headers.length === 0) return request
+  const known = face.headers.flatMap((name) => {
+    const value = headers[name]
+    return value === undefined ? [] : [[name, value]]
   })
-
-type Parts = ReadonlyArray<StreamPart>
-type Source = Pull.Pull<Parts, LLMError>
-
-/**
- * A stream is opened by its first content, so that whatever fails before that has a status of its own. A wait that lasts
- * opens it all the same, with a comment, and from then on errors are events.
- */
-const streamed = (visit: Visit, model: Model, asked: Asked): Effect.Effect<Response, Refusals.Refusal> => {
-  const { envelope, face, request, scope } = visit
-  const { heartbeatMs } = visit.desk.current.plan.settings
-  const writer = face.writer(envelope, asked)
-  const policy = asked.request.streamPolicy ?? model.plan.options.streamPolicy
-  // A client that does not know of beginning anew would take two answers for one.
-  const understands = request.headers["x-breakwater-restart"] === "true"
-  const stream = model.service.stream({
-    ...asked.request,
-    streamPolicy: policy === "restart" && !understands ? "fail" : policy
-  })
-  return Effect.flatMap(
-    Channel.toPullScoped(Stream.toChannel(stream), scope),
-    (source: Source) =>
-      Effect.flatMap(
-        Effect.forkIn(source, scope, { startImmediately: true }),
-        (first) =>
-          Effect.flatMap(within(first, heartbeatMs), (exit) => {
-            if (exit === undefined) {
-              return Effect.succeed(opened(visit, writer, source, first, undefined, []))
-            }
-            if (Exit.isSuccess(exit)) {
-              return Effect.succeed(opened(visit, writer, source, undefined, courseOf(exit.value), exit.value))
-            }
-            return refusedBy(exit.cause)
-          })
-      )
-  )
+  return Extras.add(request, face.name, { headers: Object.fromEntries(known) })
 }
-
-type First = Fiber.Fiber<Parts, LLMError | Cause.Done>
-
-/** Waits for the first content for a while. */
-const within = (first: First, millis: number): Effect.Effect<Exit.Exit<Parts, LLMError | Cause.Done> | undefined> => {
-  const exit = first.pollUnsafe()
-  if (exit !== undefined) return Effect.succeed(exit)
-  return Number.isFinite(millis)
-    ? Effect.map(Effect.timeoutOption(Fiber.await(first), millis), Option.getOrUndefined)
-    : Fiber.await(first)
-}
-
-const refusedBy = (cause: Cause.Cause<LLMError | Cause.Done>): Effect.Effect<never, Refusals.Refusal> => {
-  const error = Option.getOrUndefined(Cause.findErrorOption(cause))
-  if (error === undefined) return Effect.failCause(Cause.map(cause, () => Refusals.defect))
-  return Effect.fail(Cause.isDone(error) ? Refusals.defect : Refusals.ofError(error))
-}
-
-/** What the head of a stream says about the call. */
-const courseOf = (parts: Parts): Course | undefined => {
-  const [head] = parts
-  if (head?.type !== "response-metadata") return undefined
-  const known = head.metadata["breakwater"]
-  return {
-    target: Json.text(Json.field(known, "target")),
-    attempts: Json.count(Json.field(known, "attempts")) ?? 1,
-    waitedMs: Json.count(Json.field(known, "waitedMs")) ?? 0
-  }
-}
-
-const heartbeat = ": waiting for the first token\n\n"
-
-const opened = (
-  visit: Visit,
-  writer: Writer,
-  source: Source,
-  first: First | undefined,
-  course: Course | undefined,
-  parts: Parts
-): Response => {
-  const encoder = new TextEncoder()
-  const { heartbeatMs } = visit.desk.current.plan.settings
-  let waiting = first
-  let begun: string | undefined = first === undefined ? writer.parts(parts) : heartbeat
-  let over = false
-
-  const failed = (cause: Cause.Cause<LLMError | Cause.Done>): Pull.Pull<string> => {
-    over = true
-    const error = Option.getOrUndefined(Cause.findErrorOption(cause))
-    if (error !== undefined && Cause.isDone(error)) return Cause.done()
-    if (error === undefined && Cause.hasInterrupts(cause)) return Effect.interrupt
-    const refusal = error === undefined ? Refusals.defect : Refusals.ofError(error)
-    const told = Effect.logWarning(`gateway: ${visit.envelope.requestId}: the stream broke: ${refusal.message}`)
-    return Effect.as(told, writer.failure(refusal))
-  }
-
-  const text: Pull.Pull<string> = Effect.suspend((): Pull.Pull<string> => {
-    if (over) return Cause.done()
-    if (begun !== undefined) {
-      const text = begun
-      begun = undefined
-      return Effect.succeed(text)
-    }
-    if (waiting === undefined) {
-      return Effect.matchCauseEffect(source, { onSuccess: (parts) => written(writer.parts(parts)), onFailure: failed })
-    }
-    return Effect.flatMap(within(waiting, heartbeatMs), (exit) => {
-      if (exit === undefined) return Effect.succeed(heartbeat)
-      waiting = undefined
-      return Exit.isSuccess(exit) ? written(writer.parts(exit.value)) : failed(exit.cause)
-    })
-  })
-
-  // Parts that say nothing to the client are no piece of the body.
-  const written = (piece: string): Pull.Pull<string> => piece === "" ? text : Effect.succeed(piece)
-
-  return HttpServerResponse.stream(watched(visit, Effect.map(text, (piece) => encoder.encode(piece))), {
-    contentType: "text/event-stream; charset=utf-8",
-    headers: {
-      ...headersOf(visit, course),
-      "cache-control": "no-cache",
-      // A proxy that collects what it hands on would undo the stream.
-      "x-accel-buffering": "no"
-    }
-  })
-}
-
-// ---------------------------------------------------------------------------------------------------------------------
-// embeddings and models
-// ---------------------------------------------------------------------------------------------------------------------
 
 export const embeddings = (desk: Desk, face: Face): Handler =>
-  handler(desk, face, (visit) =>
+  Visits.handler(desk, face, (visit) =>
     Effect.flatMap(bodyOf(visit), (body) => {
       const read = Result.flatMap(Embeddings.read(body), (asked) =>
         Result.map(wishes(visit), (wishes) => ({ asked, wishes })))
@@ -539,16 +124,14 @@ export const embeddings = (desk: Desk, face: Face): Handler =>
             usage: Embeddings.used
           }
         )
-        return Effect.andThen(
-          entered(desk, visit.scope, model.name),
-          Effect.matchEffect(executed, {
-            onSuccess: ({ attempts, target, timings, value }) =>
-              Effect.succeed(
-                answered(visit, value, { target, attempts: attempts.length, waitedMs: timings.waitedMs })
-              ),
-            onFailure: (error) => Effect.fail(Refusals.ofError(error))
-          })
-        )
+        Visits.enterModel(visit, model.name)
+        return Effect.matchEffect(executed, {
+          onSuccess: ({ attempts, target, timings, value }) =>
+            Effect.succeed(
+              Answers.answered(visit, value, { target, attempts: attempts.length, waitedMs: timings.waitedMs })
+            ),
+          onFailure: (error) => Answers.refusedBy(visit, model, error)
+        })
       })
     }))
 
@@ -556,7 +139,7 @@ export const embeddings = (desk: Desk, face: Face): Handler =>
 export const models = (desk: Desk, openai: Face, anthropic: Face): Handler =>
   Effect.flatMap(HttpServerRequest.HttpServerRequest, ({ headers, url }) => {
     const isAnthropic = headers["anthropic-version"] !== undefined
-    return handler(desk, isAnthropic ? anthropic : openai, (visit) => {
+    return Visits.handler(desk, isAnthropic ? anthropic : openai, (visit) => {
       const { created } = visit.envelope
       const entry = (name: string) =>
         isAnthropic
@@ -586,14 +169,14 @@ export const models = (desk: Desk, openai: Face, anthropic: Face): Handler =>
 const json = (visit: Visit, value: unknown): Response =>
   HttpServerResponse.text(JSON.stringify(value), {
     contentType: "application/json",
-    headers: headersOf(visit, undefined)
+    headers: Visits.headersOf(visit, undefined)
   })
 
 /** Whatever else is asked under `/v1`. */
 export const unknown = (desk: Desk, openai: Face, anthropic: Face): Handler =>
   Effect.flatMap(HttpServerRequest.HttpServerRequest, ({ headers, method, url }) =>
-    handler(
+    Visits.handler(
       desk,
-      headers["anthropic-version"] === undefined ? openai : anthropic,
+      headers["anthropic-version"] === undefined && !url.startsWith("/v1/messages") ? openai : anthropic,
       () => Effect.fail(Refusals.unknownRoute(method, url))
     ))

@@ -9,7 +9,7 @@ import * as Effect from "effect/Effect"
 import * as Cooldown from "../../Cooldown.ts"
 import * as Health from "../../Health.ts"
 import * as RateLimiter from "../../RateLimiter.ts"
-import type { Desk } from "./serve.ts"
+import type { Desk } from "./visit.ts"
 
 export const status = Effect.fnUntraced(function*(desk: Desk, startedAt: number) {
   const { breakers, kept } = desk.state

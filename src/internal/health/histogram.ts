@@ -2,7 +2,8 @@
  * Quantiles of durations in bounded memory: a histogram with logarithmic buckets that forgets by time.
  *
  * A bucket is 20 % wide, so a quantile is off by at most 10 %. Rather than shrink all buckets all the time, a new
- * sample weighs more than the old ones; the weights are brought back to 1 before they grow too large.
+ * sample weighs more than the old ones; the weights are brought back to 1 before they grow too large. Only the buckets
+ * between the shortest and the longest sample exist: the answers of one target are much alike.
  *
  * @internal
  */
@@ -16,7 +17,9 @@ const largestExponent = 40
 
 /** @internal */
 export interface Histogram {
-  readonly weights: Float32Array
+  /** Of the buckets from `first` on. */
+  weights: Array<number>
+  first: number
   readonly tauMs: number
   /** The time at which a sample weighs 1. */
   landmark: number
@@ -31,7 +34,8 @@ export interface Histogram {
 
 /** @internal */
 export const make = (tauMs: number, now: number): Histogram => ({
-  weights: new Float32Array(buckets),
+  weights: [],
+  first: 0,
   tauMs,
   landmark: now,
   latest: now,
@@ -46,17 +50,31 @@ export const add = (histogram: Histogram, millis: number, now: number): void => 
   if (now > histogram.latest) advance(histogram, now)
   histogram.samples++
   const index = millis <= 1 ? 0 : Math.min(buckets - 1, Math.floor(Math.log(millis) / logGrowth))
-  histogram.weights[index] = weightOf(histogram, index) + histogram.unit
+  const weights = reaching(histogram, index)
+  const place = index - histogram.first
+  weights[place] = (weights[place] ?? 0) + histogram.unit
 }
 
 const advance = (histogram: Histogram, now: number): void => {
   histogram.latest = now
   const exponent = (now - histogram.landmark) / histogram.tauMs
-  histogram.unit = Math.exp(exponent)
+  const unit = Math.exp(exponent)
+  histogram.unit = unit
   if (exponent <= largestExponent) return
-  for (let index = 0; index < buckets; index++) histogram.weights[index] = weightOf(histogram, index) / histogram.unit
+  histogram.weights = histogram.weights.map((weight) => weight / unit)
   histogram.landmark = now
   histogram.unit = 1
+}
+
+/** The weights, with those of a bucket among them. */
+const reaching = (histogram: Histogram, index: number): Array<number> => {
+  const { first, weights } = histogram
+  const end = first + weights.length
+  if (index >= first && index < end) return weights
+  const from = weights.length === 0 ? index : Math.min(first, index)
+  const length = Math.max(end, index + 1) - from
+  histogram.first = from
+  return histogram.weights = Array.from({ length }, (_, place) => weights[from + place - first] ?? 0)
 }
 
 /**
@@ -84,17 +102,14 @@ export const slow = (histogram: Histogram): number | undefined => {
   return histogram.slow
 }
 
-const quantile = (histogram: Histogram, rank: number): number => {
+const quantile = ({ first, weights }: Histogram, rank: number): number => {
   let below = 0
   let last = 0
-  for (let index = 0; index < buckets; index++) {
-    const weight = weightOf(histogram, index)
+  for (const [place, weight] of weights.entries()) {
     if (weight === 0) continue
     below += weight
-    last = index
+    last = first + place
     if (below >= rank) break
   }
   return growth ** (last + 0.5)
 }
-
-const weightOf = (histogram: Histogram, index: number): number => histogram.weights[index] ?? 0

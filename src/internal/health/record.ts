@@ -64,7 +64,7 @@ export interface LastError {
 
 /** @internal */
 export interface State {
-  readonly sums: Float64Array
+  readonly sums: Array<number>
   readonly latency: Histogram.Histogram
   firstToken: Histogram.Histogram | undefined
   peak: Average.Peak
@@ -88,7 +88,8 @@ const peakMs = 10_000
 
 /** @internal */
 export const make = (memory: Memory, now: number): State => ({
-  sums: new Float64Array(places),
+  // A typed array would take three times the memory: it has a buffer of its own.
+  sums: Array.from({ length: places }, () => 0),
   latency: Histogram.make(quantileMemory * memory.memoryMs, now),
   firstToken: undefined,
   peak: Average.noPeak,

@@ -157,9 +157,10 @@ export interface Account {
   learnedSlots: Learning.ConcurrencyState | undefined
   /** Lanes that wait for room here, the next one first. */
   readonly parked: Heap.Heap<Lane>
-  /** What the parked lanes ask for, by level. */
-  readonly queued: ReadonlyArray<Amounts>
-  readonly fair: ReadonlyArray<Fair>
+  /** What the parked lanes ask for, by level; a level that nothing waits at has none. */
+  readonly queued: Array<Amounts>
+  /** By level, of those at which somebody has waited: most accounts never see a queue. */
+  readonly fair: Array<Fair>
   /** Lanes that nobody may overtake here, wherever they wait. */
   readonly holders: Array<Lane>
   /** Requests that wait and have this scope among theirs, by the level they asked for. */
@@ -177,7 +178,7 @@ export interface Account {
 export const make = (
   key: string,
   plan: Plan,
-  options: { readonly levels: number; readonly adaptive: boolean; readonly parked: Heap.Heap<Lane> },
+  options: Meter.Manner & { readonly levels: number; readonly parked: Heap.Heap<Lane> },
   now: Meter.Now
 ): Account => ({
   key,
@@ -185,12 +186,12 @@ export const make = (
   limits: undefined,
   pinned: false,
   plan,
-  meters: metersOf(plan, [], options.adaptive, now),
+  meters: metersOf(plan, [], options, now),
   inFlight: 0,
   learnedSlots: undefined,
   parked: options.parked,
-  queued: Array.from({ length: options.levels }, () => amounts(0, 0, 0, 0)),
-  fair: Array.from({ length: options.levels }, () => ({ virtual: 0, next: new Map<string, number>() })),
+  queued: [],
+  fair: [],
   holders: [],
   waiting: Array.from({ length: options.levels }, () => 0),
   waitingCount: 0,
@@ -231,12 +232,12 @@ export const make = (
 const metersOf = (
   plan: Plan,
   meters: ReadonlyArray<Meter.Meter>,
-  adaptive: boolean,
+  manner: Meter.Manner,
   now: Meter.Now
 ): ReadonlyArray<Meter.Meter> => {
   const next = plan.rules.map((rule) => {
     const same = meters.find((meter) => meter.rule?.id === rule.id && meter.most !== Number.POSITIVE_INFINITY)
-    return same === undefined ? Meter.make(rule, adaptive, now) : Meter.configure(same, rule, now)
+    return same === undefined ? Meter.make(rule, manner, now) : Meter.configure(same, rule, manner, now)
   })
   if (plan.minIntervalMs > 0) next.push(Meter.interval(plan.minIntervalMs, now))
   return next
@@ -247,12 +248,12 @@ const metersOf = (
  *
  * @internal
  */
-export const configure = (account: Account, plan: Plan, adaptive: boolean, now: Meter.Now): void => {
+export const configure = (account: Account, plan: Plan, manner: Meter.Manner, now: Meter.Now): void => {
   const interval = account.plan.minIntervalMs === plan.minIntervalMs
     ? account.meters.find((meter) => meter.dimension === "interval")
     : undefined
   account.plan = plan
-  account.meters = metersOf(plan, account.meters, adaptive, now)
+  account.meters = metersOf(plan, account.meters, manner, now)
     .map((meter) => meter.dimension === "interval" ? interval ?? meter : meter)
   account.learnedSlots = undefined
 }

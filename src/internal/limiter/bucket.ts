@@ -16,6 +16,8 @@ export interface Bucket {
   perMs: number
   /** Milliseconds between two refills; 0 refills all the time. */
   readonly stepMs: number
+  /** Milliseconds by which what is taken here may be taken later where this bucket is copied from. */
+  readonly lagMs: number
 }
 
 // A timer may fire this much early: what is granted then is repaid by the next wait, so nothing drifts.
@@ -28,6 +30,7 @@ export const make = (
     readonly perMs: number
     readonly stepMs?: number
     readonly initial?: number
+    readonly lagMs?: number
   },
   now: number
 ): Bucket => ({
@@ -35,7 +38,8 @@ export const make = (
   at: now,
   capacity: options.capacity,
   perMs: options.perMs,
-  stepMs: options.stepMs ?? 0
+  stepMs: options.stepMs ?? 0,
+  lagMs: options.lagMs ?? 0
 })
 
 /** @internal */
@@ -61,14 +65,20 @@ export const waitFor = (bucket: Bucket, amount: number, now: number): number => 
   if (missing <= 1e-9 * Math.max(1, bucket.capacity)) return 0
   const refill = missing / bucket.perMs
   const wait = bucket.stepMs === 0
-    ? refill + Math.max(0, bucket.at - now)
+    ? refill + (bucket.at - now)
     : Math.ceil(refill / bucket.stepMs - 1e-9) * bucket.stepMs - (now - bucket.at)
   return wait <= earlyMs ? 0 : wait
 }
 
 /** @internal */
 export const take = (bucket: Bucket, amount: number, now: number): void => {
-  bucket.level = available(bucket, now) - amount
+  const level = available(bucket, now)
+  if (bucket.lagMs > 0 && amount > 0) {
+    // What comes back until then goes over the brim there, so it does not come back here.
+    const lost = level / bucket.perMs + bucket.lagMs - bucket.capacity / bucket.perMs
+    if (lost > 0) bucket.at = Math.max(bucket.at, now) + Math.min(lost, bucket.lagMs)
+  }
+  bucket.level = level - amount
 }
 
 /**

@@ -27,8 +27,7 @@ export interface Calendar {
 const dayMs = 86_400_000
 
 /** @internal */
-export const isPeriod = (millis: number): boolean =>
-  millis === dayMs || millis === 7 * dayMs || (millis > 0 && millis < dayMs && dayMs % millis === 0)
+export const isPeriod = (millis: number): boolean => millis === 7 * dayMs || (millis > 0 && dayMs % millis === 0)
 
 /** @internal */
 export const make = (

@@ -44,6 +44,8 @@ export interface Options {
   /** Milliseconds after which an account at rest is forgotten. */
   readonly idleMs: number
   readonly adaptive: boolean
+  /** Milliseconds by which one request may be longer on its way than another. */
+  readonly lagMs: number
   /** Number of processes that share all limits. */
   readonly processes: number
   readonly weight: (tenant: string) => number
@@ -358,6 +360,10 @@ const planOf = (engine: Engine, limits: Limits.Limits): Limits.Plan => {
   return plan
 }
 
+const placeLane = (lane: Queue.Lane, index: number): void => {
+  lane.slot = index
+}
+
 const open = (
   engine: Engine,
   key: string,
@@ -367,9 +373,8 @@ const open = (
   const account = Account.make(key, plan, {
     levels: engine.options.levels,
     adaptive: engine.options.adaptive,
-    parked: Heap.make<Queue.Lane>(Queue.laneBefore, (lane, index) => {
-      lane.slot = index
-    })
+    lagMs: engine.options.lagMs,
+    parked: Heap.make<Queue.Lane>(Queue.laneBefore, placeLane)
   }, engine.now)
   account.limits = limits
   engine.accounts.set(key, account)
@@ -378,7 +383,7 @@ const open = (
 }
 
 const configure = (engine: Engine, account: Account.Account, plan: Limits.Plan): void => {
-  Account.configure(account, plan, engine.options.adaptive, engine.now)
+  Account.configure(account, plan, engine.options, engine.now)
   engine.version++
   dropOversize(engine, account)
   pump(engine, account)
@@ -1183,6 +1188,7 @@ export const reset = (engine: Engine, key: string): boolean => {
   account.meters = Account.make(key, account.plan, {
     levels: 0,
     adaptive: engine.options.adaptive,
+    lagMs: engine.options.lagMs,
     parked: account.parked
   }, engine.now).meters
   engine.version++

@@ -30,10 +30,10 @@ export const push = <A>(heap: Heap<A>, item: A): void => {
 export const removeAt = <A>(heap: Heap<A>, index: number): void => {
   const { items } = heap
   const removed = items[index]
+  if (removed === undefined) return
   const last = items.pop()
-  if (removed === undefined || last === undefined) return
   heap.place(removed, -1)
-  if (removed !== last) settle(heap, last, index)
+  if (last !== undefined && last !== removed) settle(heap, last, index)
 }
 
 /**

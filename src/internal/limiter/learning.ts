@@ -273,7 +273,7 @@ const refuse = (options: Options, state: State, event: Refusal, now: number): re
     requests: Math.max(0, state.requests - (older ? 0 : 1))
   }
   if (older || now - state.decreasedAt < roundMs) return [paused, decide(paused, false)]
-  const wait = Math.max(0, paused.resumeAt - now)
+  const wait = paused.resumeAt - now
   const cut: State = { ...paused, decreasedAt: now, grownAt: now, units: 0, requests: 0, pausedMs: wait }
   const next = event._tag === "Overloaded"
     ? { ...cut, ...overload(options, state, now) }
@@ -305,7 +305,7 @@ const throttle = (
 ): Partial<State> => {
   const limit = Math.max(options.floor, Math.floor(state.limit * backoffRatio))
   const interval = intervalMs(options, state)
-  const wait = Math.max(0, paused.resumeAt - now)
+  const wait = paused.resumeAt - now
   const truth = admitted(options, paused, now)
   const confirmed = truth > 0 && Math.abs(truth - state.known) <= 0.1 * state.known
   // The dearer a refusal, the longer nobody asks for another one.
@@ -333,7 +333,7 @@ const admitted = (options: Options, state: State, now: number): number => {
   const isFirst = state.decreasedAt === Number.NEGATIVE_INFINITY
   const since = isFirst ? state.startedAt : state.decreasedAt
   // What comes back during a wait is lost when the bucket is small; when it is large it only is asked for too early.
-  const elapsed = now - since - (state.pausedMs - Math.max(0, state.resumeAt - now))
+  const elapsed = now - since - (state.pausedMs - (state.resumeAt - now))
   // Before the first refusal the provider also gave what it had saved up, which is a window's worth at most.
   const units = state.units - (isFirst ? options.initial : 0)
   return elapsed >= minSampleMs && state.requests >= minSample ? Math.max(0, units) / elapsed * options.windowMs : 0

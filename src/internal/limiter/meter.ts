@@ -61,8 +61,15 @@ interface History {
  */
 export type Stamp = SlidingLog.Entry | number | undefined
 
+/** How all limits of an engine are kept. @internal */
+export interface Manner {
+  readonly adaptive: boolean
+  /** Milliseconds by which one request may be longer on its way than another. */
+  readonly lagMs: number
+}
+
 /** @internal */
-export const make = (rule: Rule, adaptive: boolean, now: Now): Meter => {
+export const make = (rule: Rule, { adaptive, lagMs }: Manner, now: Now): Meter => {
   const common: Common = {
     dimension: rule.dimension,
     rule,
@@ -77,7 +84,7 @@ export const make = (rule: Rule, adaptive: boolean, now: Now): Meter => {
       return {
         ...common,
         _tag: "Bucket",
-        bucket: Bucket.make({ capacity, perMs: rule.limit / windowMs }, now.mono),
+        bucket: Bucket.make({ capacity, perMs: rule.limit / windowMs, lagMs }, now.mono),
         learner: adaptive ? learner(rule.limit, rule.limit, windowMs, now) : undefined
       }
     }
@@ -197,10 +204,11 @@ export const limit = (meter: Meter): number =>
  * @internal
  */
 export const waitFor = (meter: Meter, amount: number, ahead: number, kept: number, now: Now): number => {
-  const blocked = Math.max(0, meter.blockedUntil - now.mono)
-  if (amount === 0 && ahead === 0) return blocked > 0.001 ? blocked : 0
+  const left = meter.blockedUntil - now.mono
+  const blocked = left > 0.001 ? left : 0
+  if (amount === 0 && ahead === 0) return blocked
   const needed = Math.min(amount + kept, capacity(meter)) + ahead
-  return Math.max(blocked > 0.001 ? blocked : 0, waitForLevel(meter, needed, now))
+  return Math.max(blocked, waitForLevel(meter, needed, now))
 }
 
 /**
@@ -277,8 +285,8 @@ export const correct = (meter: Meter, stamp: Stamp, by: number, maxDebt: number,
  *
  * @internal
  */
-export const configure = (meter: Meter, rule: Rule, now: Now): Meter => {
-  const fresh = make(rule, meter.learner !== undefined, now)
+export const configure = (meter: Meter, rule: Rule, { lagMs }: Manner, now: Now): Meter => {
+  const fresh = make(rule, { adaptive: meter.learner !== undefined, lagMs }, now)
   switch (meter._tag) {
     case "Bucket":
       if (rule.window._tag === "Continuous") {

@@ -77,6 +77,8 @@ export interface Lane {
   home: Account | undefined
   /** Its next request, and where that stands among those of other lanes at `home`. */
   head: Waiter | undefined
+  /** The level of that, which changes when it is lifted. */
+  level: number
   start: number
   slot: number
   /** The request for which it holds its accounts. */
@@ -100,6 +102,7 @@ export const makeLane = (key: string, accounts: ReadonlyArray<Account>, levels: 
   latest: nowhere,
   home: undefined,
   head: undefined,
+  level: 0,
   start: nowhere,
   slot: -1,
   holding: undefined
@@ -159,8 +162,9 @@ export const goesFirst = (
  * @internal
  */
 export const startAt = (account: Account | undefined, level: number, tenant: string): number => {
-  const fair = account?.fair[level]
-  return fair === undefined ? nowhere : Math.max(fair.virtual, fair.next.get(tenant) ?? 0)
+  if (account === undefined) return nowhere
+  const fair = account.fair[level]
+  return fair === undefined ? 0 : Math.max(fair.virtual, fair.next.get(tenant) ?? 0)
 }
 
 /**
@@ -169,8 +173,7 @@ export const startAt = (account: Account | undefined, level: number, tenant: str
  * @internal
  */
 export const serve = (account: Account, level: number, tenant: string, cost: number): void => {
-  const fair = account.fair[level]
-  if (fair === undefined) return
+  const fair = account.fair[level] ??= { virtual: 0, next: new Map() }
   const start = startAt(account, level, tenant)
   fair.virtual = start
   // Tenants that are not ahead of the virtual time need no entry.
@@ -181,10 +184,10 @@ export const serve = (account: Account, level: number, tenant: string, cost: num
 }
 
 const resetFairness = (account: Account): void => {
-  for (const fair of account.fair) {
+  account.fair.forEach((fair) => {
     fair.virtual = 0
     if (fair.next.size > 0) fair.next.clear()
-  }
+  })
 }
 
 /** @internal */
@@ -259,9 +262,10 @@ const leave = (lane: Lane, waiter: Waiter): void => {
 const count = (lane: Lane, waiter: Waiter, sign: 1 | -1): void => {
   const queued = lane.queued[waiter.level]
   if (queued !== undefined) addTo(queued, waiter.wanted, sign)
-  const atHome = lane.home?.queued[waiter.level]
-  if (atHome !== undefined) addTo(atHome, waiter.wanted, sign)
+  if (lane.home !== undefined) addTo(queuedAt(lane.home, waiter.level), waiter.wanted, sign)
 }
+
+const queuedAt = (account: Account, level: number): Amounts => account.queued[level] ??= amounts(0, 0, 0, 0)
 
 /**
  * Finds a lane's next request anew; returns whether that, or its place among lanes, has changed.
@@ -269,9 +273,10 @@ const count = (lane: Lane, waiter: Waiter, sign: 1 | -1): void => {
  * @internal
  */
 export const refresh = (lane: Lane): boolean => {
-  const { head, start } = lane
+  const { head, level, start } = lane
   findHead(lane)
-  if (head === lane.head && start === lane.start) return false
+  // One that has been lifted stands elsewhere among those of other lanes.
+  if (head === lane.head && level === lane.level && start === lane.start) return false
   if (lane.home !== undefined) Heap.update(lane.home.parked, lane.slot)
   return true
 }
@@ -287,6 +292,7 @@ const findHead = (lane: Lane): void => {
     lane.head = flow?.waiters.items[0]
     lane.start = flow?.start ?? nowhere
   }
+  lane.level = lane.head?.level ?? 0
 }
 
 const nextFlow = (lane: Lane): Flow | undefined => {
@@ -312,8 +318,7 @@ export const park = (lane: Lane, account: Account): void => {
   }
   findHead(lane)
   lane.queued.forEach((queued, level) => {
-    const sum = account.queued[level]
-    if (sum !== undefined) addTo(sum, queued, 1)
+    if (queued.requests > 0) addTo(queuedAt(account, level), queued, 1)
   })
   Heap.push(account.parked, lane)
 }
@@ -324,12 +329,11 @@ export const unpark = (lane: Lane): void => {
   if (account === undefined) return
   Heap.removeAt(account.parked, lane.slot)
   lane.queued.forEach((queued, level) => {
-    const sum = account.queued[level]
-    if (sum !== undefined) addTo(sum, queued, -1)
+    if (queued.requests > 0) addTo(queuedAt(account, level), queued, -1)
   })
   lane.home = undefined
   if (account.parked.items.length === 0) {
     // Sums of fractions do not end at zero by themselves.
-    for (const sum of account.queued) Object.assign(sum, amounts(0, 0, 0, 0))
+    account.queued.length = 0
   }
 }

@@ -196,17 +196,16 @@ const crowded = (rules: Rules, state: State): Refusal => ({
   tooLarge: false
 })
 
-// The line that needs the longest wait binds; one that never fits binds before all others.
+// The line that needs the longest wait binds, as one that fits never does; one that never fits binds before all others.
 const binding = (rules: Rules, state: State, tokens: Tokens): Refusal | undefined => {
   let longest: Refusal | undefined
   rules.lines.forEach((line, i) => {
     const requested = costOf(line.dimension, tokens)
     const level = state.levels[i] ?? 0
-    if (level >= requested * line.per) return
     const tooLarge = requested > line.burst
     const wait = tooLarge ? undefined : Math.ceil((requested * line.per - level) / line.limit)
     if (longest !== undefined && (longest.wait ?? Infinity) >= (wait ?? Infinity)) return
-    const used = Math.max(0, line.burst - Math.floor(level / line.per))
+    const used = line.burst - Math.floor(level / line.per)
     longest = { dimension: line.dimension, limit: line.limit, per: line.per, used, requested, wait, tooLarge }
   })
   return longest

@@ -8,27 +8,19 @@
  */
 import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
-import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Cookies from "effect/http/Cookies"
-import * as Headers from "effect/http/Headers"
+import * as Exit from "effect/Exit"
 import * as HttpClient from "effect/http/HttpClient"
 import * as HttpClientError from "effect/http/HttpClientError"
 import * as HttpClientRequest from "effect/http/HttpClientRequest"
 import * as HttpClientResponse from "effect/http/HttpClientResponse"
-import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
-import * as UrlParams from "effect/http/UrlParams"
-import * as Inspectable from "effect/Inspectable"
-import * as Option from "effect/Option"
-import { pipeArguments } from "effect/Pipeable"
 import type * as Pull from "effect/Pull"
-import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
 import type { Decision, Desk } from "../providerServer/desk.ts"
 import type { Step } from "../providerServer/plan.ts"
 import type { Format } from "../providerServer/vendor.ts"
-import * as ScopedClient from "../wire/scopedClient.ts"
+import * as Transport from "../wire/transport.ts"
 
 type Failure = HttpClientError.HttpClientError
 
@@ -38,7 +30,7 @@ export interface Observer {
   readonly left: (decision: Decision, outcome: Decision["outcome"] | "aborted", output: number) => void
 }
 
-/** A provider that can be reached at an origin. */
+/** A provider that can be reached at a host. */
 export interface Server {
   readonly desk: Desk
   readonly format: Format
@@ -48,20 +40,23 @@ export interface Server {
 const encoder = new TextEncoder()
 const decoder = new TextDecoder()
 
-/** One request: the steps its server takes, taken when the client asks for what comes next. */
-class Exchange {
-  readonly request: HttpClientRequest.HttpClientRequest
-  readonly url: URL
+interface Request extends Transport.Request {
+  readonly method: string
+}
+
+/** One request, and its response: the steps its server takes, taken when the client asks for what comes next. */
+class Exchange implements Transport.Response {
+  private readonly request: Request
   private readonly server: Server
   private decision: Decision | undefined
   private index = 0
   private output = 0
   private isOver = false
-  response: Response | undefined
+  status = 0
+  headers: Readonly<Record<string, string>> = {}
 
-  constructor(request: HttpClientRequest.HttpClientRequest, url: URL, server: Server) {
+  constructor(request: Request, server: Server) {
     this.request = request
-    this.url = url
     this.server = server
   }
 
@@ -74,36 +69,31 @@ class Exchange {
     this.server.observer.left(decision, outcome, this.output)
   }
 
-  private decide(text: string): Decision {
-    const { desk, observer } = this.server
-    const decision = desk.decide({
-      method: this.request.method,
-      path: pathOf(this.url, this.server.format),
-      headers: this.request.headers,
-      text
-    })
+  private decide(): Decision {
+    const { desk, format, observer } = this.server
+    const { body, headers, method, url } = this.request
+    const decision = desk.decide({ method, path: pathOf(url, format), headers, text: body })
     this.decision = decision
     this.output = decision.admitted?.leaving ?? 0
     observer.arrived(decision)
     return decision
   }
 
-  /** Sends a body and waits for the response. */
-  head(text: string): Effect.Effect<Response, Failure> {
-    return Effect.suspend(() => {
-      const onTheWay = this.server.desk.network()
-      const answered = Effect.suspend(() => this.toHead(this.decide(text).steps))
-      return onTheWay > 0 ? Effect.andThen(Effect.sleep(onTheWay), answered) : answered
-    })
-  }
+  /** Sends the request and waits for the response. */
+  readonly head: Effect.Effect<Transport.Response, Failure> = Effect.suspend(() => {
+    const onTheWay = this.server.desk.network()
+    const answered = Effect.suspend(() => this.toHead(this.decide().steps))
+    return onTheWay > 0 ? Effect.andThen(Effect.sleep(onTheWay), answered) : answered
+  })
 
-  private toHead(steps: ReadonlyArray<Step>): Effect.Effect<Response, Failure> {
+  private toHead(steps: ReadonlyArray<Step>): Effect.Effect<Transport.Response, Failure> {
     for (;;) {
       const step = steps[this.index++]
       switch (step?._tag) {
         case "Head":
-          this.response = new Response(this, step.status, step.headers)
-          return Effect.succeed(this.response)
+          this.status = step.status
+          this.headers = step.headers
+          return Effect.succeed(this)
         case "Sleep":
           if (step.millis <= 0) continue
           return Effect.andThen(Effect.sleep(step.millis), Effect.suspend(() => this.toHead(steps)))
@@ -111,20 +101,13 @@ class Exchange {
           return Effect.never
         default:
           this.leave(this.decision?.outcome ?? "faulted")
-          return Effect.fail(
-            new HttpClientError.HttpClientError({
-              reason: new HttpClientError.TransportError({
-                request: this.request,
-                cause: failed("ECONNRESET", "read ECONNRESET")
-              })
-            })
-          )
+          return failed(this.request.url, "ECONNRESET", "read ECONNRESET")
       }
     }
   }
 
   /** The next text of the body; `undefined` behind its end. */
-  readonly next: Effect.Effect<string | undefined, Failure> = Effect.suspend(() => {
+  private readonly next: Effect.Effect<string | undefined, Failure> = Effect.suspend(() => {
     const { decision } = this
     for (;;) {
       const step = decision?.steps[this.index]
@@ -145,31 +128,25 @@ class Exchange {
           return step.every === undefined ? Effect.never : Effect.as(Effect.sleep(step.every), step.data)
         case "Destroy":
           this.leave(decision?.outcome ?? "faulted")
-          return Effect.fail(this.broken)
+          return failed(this.request.url, "UND_ERR_SOCKET", "other side closed")
         default:
           return Effect.succeed(undefined)
       }
     }
   })
 
-  private get broken(): Failure {
-    const { request, response } = this
-    const cause = failed("UND_ERR_SOCKET", "other side closed")
-    return new HttpClientError.HttpClientError({
-      reason: response === undefined
-        ? new HttpClientError.TransportError({ request, cause })
-        : new HttpClientError.DecodeError({ request, response, cause })
-    })
-  }
-
-  readonly pull: Pull.Pull<Arr.NonEmptyReadonlyArray<Uint8Array>, Failure> = Effect.suspend(() =>
+  private readonly pull: Pull.Pull<Arr.NonEmptyReadonlyArray<Uint8Array>, Failure> = Effect.suspend(() =>
     Effect.flatMap(
       this.next,
       (text) => text === undefined ? Cause.done() : Effect.succeed(Arr.of(encoder.encode(text)))
     )
   )
 
-  readonly text: Effect.Effect<string, Failure> = Effect.suspend(() => {
+  get bytes(): Stream.Stream<Uint8Array, Failure> {
+    return Stream.fromPull(Effect.succeed(this.pull))
+  }
+
+  get text(): Effect.Effect<string, Failure> {
     let whole = ""
     const more: Effect.Effect<string, Failure> = Effect.flatMap(this.next, (text) => {
       if (text === undefined) return Effect.succeed(whole)
@@ -177,112 +154,22 @@ class Exchange {
       return more
     })
     return more
-  })
+  }
 }
 
 /** The path as the desk knows it: some vendors have the chat completions format under prefixes of their own. */
-const pathOf = ({ pathname, search }: URL, format: Format): string =>
-  format === "openai" && pathname.endsWith("/chat/completions") ? `/v1/chat/completions${search}` : pathname + search
-
-const failed = (code: string, message: string): Error => Object.assign(new Error(message), { code })
-
-class Response extends Inspectable.Class implements HttpClientResponse.HttpClientResponse {
-  readonly [HttpIncomingMessage.TypeId]: typeof HttpIncomingMessage.TypeId = HttpIncomingMessage.TypeId
-  readonly [HttpClientResponse.TypeId]: typeof HttpClientResponse.TypeId = HttpClientResponse.TypeId
-  readonly status: number
-  readonly headers: Headers.Headers
-  readonly cookies = Cookies.empty
-  readonly remoteAddress = Option.none()
-  private readonly exchange: Exchange
-
-  constructor(exchange: Exchange, status: number, headers: Readonly<Record<string, string>>) {
-    super()
-    this.exchange = exchange
-    this.status = status
-    this.headers = Headers.fromRecordUnsafe(headers)
-  }
-
-  get request(): HttpClientRequest.HttpClientRequest {
-    return this.exchange.request
-  }
-
-  get url(): string {
-    return this.exchange.url.href
-  }
-
-  get stream(): Stream.Stream<Uint8Array, Failure> {
-    return Stream.fromPull(Effect.succeed(this.exchange.pull))
-  }
-
-  get text(): Effect.Effect<string, Failure> {
-    return this.exchange.text
-  }
-
-  get json(): Effect.Effect<Schema.Json, Failure> {
-    return this.decoded((text) => text === "" ? null : JSON.parse(text))
-  }
-
-  get urlParamsBody(): Effect.Effect<UrlParams.UrlParams, Failure> {
-    return this.decoded((text) => UrlParams.fromInput(new URLSearchParams(text)))
-  }
-
-  get arrayBuffer(): Effect.Effect<ArrayBuffer, Failure> {
-    return Effect.map(this.text, (text) => Uint8Array.from(encoder.encode(text)).buffer)
-  }
-
-  get formData(): Effect.Effect<FormData, Failure> {
-    return this.unsupported
-  }
-
-  get upgrade(): Effect.Effect<never, Failure> {
-    return this.unsupported
-  }
-
-  private get unsupported(): Effect.Effect<never, Failure> {
-    return this.decoded(() => {
-      throw new Error("not supported by a simulated provider")
-    })
-  }
-
-  private decoded<A>(decode: (text: string) => A): Effect.Effect<A, Failure> {
-    return Effect.flatMap(this.text, (text) =>
-      Effect.try({
-        try: () => decode(text),
-        catch: (cause) =>
-          new HttpClientError.HttpClientError({
-            reason: new HttpClientError.DecodeError({ request: this.request, response: this, cause })
-          })
-      }))
-  }
-
-  pipe() {
-    return pipeArguments(this, arguments)
-  }
-
-  toJSON(): unknown {
-    return HttpIncomingMessage.inspect(this, {
-      _id: "HttpClientResponse",
-      request: this.request.toJSON(),
-      status: this.status
-    })
-  }
+const pathOf = (url: string, format: Format): string => {
+  const { pathname, search } = new URL(url)
+  return format === "openai" && pathname.endsWith("/chat/completions")
+    ? `/v1/chat/completions${search}`
+    : pathname + search
 }
 
-const bodyOf = ({ body }: HttpClientRequest.HttpClientRequest): string | undefined => {
-  switch (body._tag) {
-    case "Uint8Array":
-      return decoder.decode(body.body)
-    case "Empty":
-      return ""
-    default:
-      return undefined
-  }
+const failed = (url: string, code: string, message: string): Effect.Effect<never, Failure> => {
+  const cause = Object.assign(new Error(message), { code })
+  const reason = new HttpClientError.TransportError({ request: HttpClientRequest.post(url), cause })
+  return Effect.fail(new HttpClientError.HttpClientError({ reason }))
 }
-
-const unsent = (request: HttpClientRequest.HttpClientRequest, message: string, code: string): Failure =>
-  new HttpClientError.HttpClientError({
-    reason: new HttpClientError.TransportError({ request, cause: failed(code, message) })
-  })
 
 /**
  * Creates the client of some providers, by the host at which each is reached.
@@ -290,23 +177,60 @@ const unsent = (request: HttpClientRequest.HttpClientRequest, message: string, c
  * @internal
  */
 export const make = (servers: ReadonlyMap<string, Server>): HttpClient.HttpClient => {
-  const execute = (
-    request: HttpClientRequest.HttpClientRequest
-  ): Effect.Effect<HttpClientResponse.HttpClientResponse, Failure> => {
-    const url = Option.getOrUndefined(HttpClientRequest.toUrl(request))
-    if (url === undefined) return Effect.fail(unsent(request, "not an address", "ERR_INVALID_URL"))
-    const server = servers.get(url.host)
-    if (server === undefined) return Effect.fail(unsent(request, `getaddrinfo ENOTFOUND ${url.hostname}`, "ENOTFOUND"))
-    const body = bodyOf(request)
-    if (body === undefined) return Effect.fail(unsent(request, "only whole bodies can be sent", "ERR_INVALID_ARG_TYPE"))
-    return Effect.withFiber((fiber) => {
-      const exchange = new Exchange(request, url, server)
-      const scope = Context.getOption(fiber.context, Scope.Scope)
-      const sent = exchange.head(body)
-      return Option.isNone(scope)
-        ? sent
-        : Effect.andThen(Scope.addFinalizer(scope.value, Effect.sync(() => exchange.leave("aborted"))), sent)
-    })
+  const exchangeOf = (request: Request): Exchange | Effect.Effect<never, Failure> => {
+    const host = URL.parse(request.url)?.host
+    const server = host === undefined ? undefined : servers.get(host)
+    return server === undefined
+      ? failed(request.url, "ENOTFOUND", `getaddrinfo ENOTFOUND ${host ?? request.url}`)
+      : new Exchange(request, server)
   }
-  return ScopedClient.add(HttpClient.makeWith<Failure, never, Failure, never>(Effect.flatMap(execute), Effect.succeed))
+  const open = (request: Request): Effect.Effect<Transport.Response, Failure, Scope.Scope> =>
+    Effect.suspend(() => {
+      const exchange = exchangeOf(request)
+      return exchange instanceof Exchange
+        ? Effect.flatMap(Effect.scope, (scope) =>
+          Effect.andThen(
+            Scope.addFinalizer(
+              scope,
+              Effect.sync(() => exchange.leave("aborted"))
+            ),
+            exchange.head
+          ))
+        : exchange
+    })
+  const use: Transport.Transport["use"] = (request, then) =>
+    Effect.suspend(() => {
+      const exchange = exchangeOf({ ...request, method: "POST" })
+      if (!(exchange instanceof Exchange)) return Effect.matchEffect(exchange, then)
+      return Effect.onExitPrimitive(Effect.matchEffect(exchange.head, then), () => {
+        exchange.leave("aborted")
+        return undefined
+      })
+    })
+  return Transport.register(plain(open), { open: (request) => open({ ...request, method: "POST" }), use })
 }
+
+/** The same for those who know nothing of transports: a request is let go of when its response has been read. */
+const plain = (
+  open: (request: Request) => Effect.Effect<Transport.Response, Failure, Scope.Scope>
+): HttpClient.HttpClient =>
+  HttpClient.make((request, url) => {
+    const { body } = request
+    if (body._tag !== "Uint8Array" && body._tag !== "Empty") {
+      return failed(url.href, "ERR_INVALID_ARG_TYPE", "a simulated provider reads whole bodies only")
+    }
+    const text = body._tag === "Empty" ? "" : decoder.decode(body.body)
+    const opened = open({ url: url.href, method: request.method, headers: request.headers, body: text })
+    const scope = Scope.makeUnsafe()
+    return Effect.map(
+      Effect.onError(Scope.provide(opened, scope), (cause) => Scope.close(scope, Exit.failCause(cause))),
+      ({ bytes, headers, status }) =>
+        HttpClientResponse.fromWeb(
+          request,
+          new Response(Stream.toReadableStream(Stream.onExit(bytes, (exit) => Scope.close(scope, exit))), {
+            status,
+            headers: { ...headers }
+          })
+        )
+    )
+  })

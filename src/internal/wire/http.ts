@@ -5,14 +5,9 @@
  */
 import * as Clock from "effect/Clock"
 import * as Effect from "effect/Effect"
-import { constTrue } from "effect/Function"
-import * as HttpClient from "effect/http/HttpClient"
-import type { HttpClientError } from "effect/http/HttpClientError"
-import * as HttpClientRequest from "effect/http/HttpClientRequest"
-import type * as HttpClientResponse from "effect/http/HttpClientResponse"
+import type * as HttpClient from "effect/http/HttpClient"
 import * as Redacted from "effect/Redacted"
 import * as Result from "effect/Result"
-import type { Scope } from "effect/Scope"
 import * as Stream from "effect/Stream"
 import * as Classifier from "../../Classifier.ts"
 import * as LLMError from "../../LLMError.ts"
@@ -23,12 +18,11 @@ import * as Json from "./json.ts"
 import { OnResponse } from "./onResponse.ts"
 import * as Parts from "./parts.ts"
 import type { Body } from "./prompt.ts"
-import * as ScopedClient from "./scopedClient.ts"
 import * as Sse from "./sse.ts"
+import * as Transport from "./transport.ts"
 
-/** A request as a format describes it; `problems` says what it could not express, an empty `url` that there is none. */
+/** A request as a format describes it; `problems` says what it could not express. */
 export interface WireRequest {
-  readonly url: string
   readonly headers: Readonly<Record<string, string>>
   readonly body: Body
   readonly problems: ReadonlyArray<string>
@@ -36,6 +30,8 @@ export interface WireRequest {
 
 /** A wire format: pure functions between requests, replies and bytes. */
 export interface Format<S> {
+  /** Where requests of a target go; `undefined` when there is no such place. */
+  readonly url: (target: Target) => string | undefined
   readonly request: (target: Target, request: CompletionRequest, stream: boolean) => WireRequest
   /** The header that carries the key. */
   readonly authorize: (key: string) => readonly [name: string, value: string]
@@ -47,21 +43,32 @@ export interface Format<S> {
 
 /** Builds the adapter of a wire format over an HTTP client. */
 export const adapter = <S>(client: HttpClient.HttpClient, format: Format<S>): Adapter => {
-  const scoped = bound(client)
+  const transport = Transport.of(client)
   return {
+    check: (target) => format.url(target) === undefined ? withoutUrl(target) : undefined,
     complete: (target, request) =>
-      Effect.scoped(
-        Effect.flatMap(open(scoped, format, target, request, false), (exchange) =>
-          Effect.flatMap(exchange.text, (text) =>
-            Result.match(readReply(format, exchange, text), {
-              onSuccess: (reply): Effect.Effect<Reply, LLMError.LLMError> =>
-                Effect.succeed({ ...reply, requestId: exchange.requestId }),
-              onFailure: (failure) =>
-                fail(exchange, failure, false)
-            })))
-      ),
+      Effect.suspend(() => {
+        const sending = prepared(format, target, format.url(target), format.request(target, request, false), false)
+        if (Result.isFailure(sending)) return Effect.fail(sending.failure)
+        return whole(transport, format, sending.success, (exchange, text) =>
+          Result.match(readReply(format, exchange, text), {
+            onSuccess: (reply): Effect.Effect<Reply, LLMError.LLMError> =>
+              Effect.succeed({ ...reply, requestId: exchange.requestId }),
+            onFailure: (failure) =>
+              fail(exchange, failure, false)
+          }))
+      }),
     stream: (target, request) =>
-      Stream.unwrap(Effect.map(open(scoped, format, target, request, true), (exchange) => parts(format, exchange)))
+      Stream.unwrap(Effect.suspend(() => {
+        const sending = prepared(format, target, format.url(target), format.request(target, request, true), true)
+        if (Result.isFailure(sending)) return Effect.fail(sending.failure)
+        const { caller, request: sent } = sending.success
+        return Effect.matchEffect(transport.open(sent), {
+          onSuccess: (response) =>
+            opened(format, caller, response, (exchange) => Effect.succeed(parts(format, exchange))),
+          onFailure: (error) => lost(caller, error, undefined)
+        })
+      }))
   }
 }
 
@@ -70,116 +77,123 @@ export const postJson = (
   client: HttpClient.HttpClient,
   format: Pick<Format<never>, "authorize" | "requestIds">,
   target: Target,
+  url: string | undefined,
   wire: WireRequest,
   isReply: (body: unknown) => boolean
 ): Effect.Effect<unknown, LLMError.LLMError> =>
-  Effect.scoped(
-    Effect.flatMap(exchange(bound(client), format, target, wire, false), (exchange) =>
-      Effect.flatMap(exchange.text, (text) => {
-        const body = Json.parse(text)
-        if (isReply(body)) {
-          return Effect.succeed(body)
-        }
-        if ((Json.field(body, "error") ?? undefined) !== undefined) {
-          return fail(exchange, { _tag: "Reported", event: undefined, body: text }, false)
-        }
-        const failure = text.trim() === ""
-          ? Parts.unusable("the response has no body", "empty_response")
-          : Parts.unusable("the response is no reply", text.trim().startsWith("<") ? "html_error_page" : undefined)
-        return fail(exchange, failure, false)
-      }))
-  )
-
-type Execute = (
-  request: HttpClientRequest.HttpClientRequest
-) => Effect.Effect<HttpClientResponse.HttpClientResponse, HttpClientError, Scope>
-
-// Bound to the scope, an exchange lets go of its socket also when nobody ever reads its body.
-const bound = (client: HttpClient.HttpClient): Execute =>
-  ScopedClient.has(client)
-    ? client.execute
-    : HttpClient.transformResponse(
-      HttpClient.withScope(client),
-      Effect.provideService(HttpClient.TracerDisabledWhen, constTrue)
-    ).execute
+  Effect.suspend(() => {
+    const sending = prepared(format, target, url, wire, false)
+    if (Result.isFailure(sending)) return Effect.fail(sending.failure)
+    return whole(Transport.of(client), format, sending.success, (exchange, text) => {
+      const body = Json.parse(text)
+      if (isReply(body)) {
+        return Effect.succeed(body)
+      }
+      if ((Json.field(body, "error") ?? undefined) !== undefined) {
+        return fail(exchange, { _tag: "Reported", event: undefined, body: text }, false)
+      }
+      const failure = text.trim() === ""
+        ? Parts.unusable("the response has no body", "empty_response")
+        : Parts.unusable("the response is no reply", text.trim().startsWith("<") ? "html_error_page" : undefined)
+      return fail(exchange, failure, false)
+    })
+  })
 
 /** A response with status 2xx, and what an error about it has to say. */
 interface Exchange extends Caller {
-  readonly response: HttpClientResponse.HttpClientResponse
+  readonly response: Transport.Response
   readonly requestId: string | undefined
-  readonly text: Effect.Effect<string, LLMError.LLMError>
 }
 
+/** Whom an error is about, and what it must not show. */
 interface Caller {
   readonly target: Target
-  readonly secrets: ReadonlyArray<Redacted.Redacted<string>>
+  readonly url: string
+  readonly key: string | undefined
+}
+
+interface Sending {
+  readonly caller: Caller
+  readonly request: Transport.Request
 }
 
 const errorBodyLimit = 64 * 1024
 
-const open = <S>(
-  execute: Execute,
-  format: Format<S>,
+/** What is sent, or why it cannot be. */
+const prepared = (
+  format: Pick<Format<never>, "authorize">,
   target: Target,
-  request: CompletionRequest,
-  stream: boolean
-): Effect.Effect<Exchange, LLMError.LLMError, Scope> =>
-  Effect.suspend(() => exchange(execute, format, target, format.request(target, request, stream), stream))
-
-const exchange = (
-  execute: Execute,
-  format: Pick<Format<never>, "authorize" | "requestIds">,
-  target: Target,
+  url: string | undefined,
   wire: WireRequest,
   stream: boolean
-): Effect.Effect<Exchange, LLMError.LLMError, Scope> =>
-  Effect.suspend(() => {
-    const problem = wire.problems[0]
-    if (problem !== undefined) return Effect.fail(rejected(target, problem, wire.url === "" ? "target" : "request"))
-    const body = Result.try(() => JSON.stringify(wire.body))
-    if (Result.isFailure(body)) {
-      return Effect.fail(rejected(target, "extra or parameters hold a value that is not JSON"))
-    }
+): Result.Result<Sending, LLMError.LLMError> => {
+  if (url === undefined) return Result.fail(rejected(target, `target.${withoutUrl(target)}`, "target"))
+  const problem = wire.problems[0]
+  if (problem !== undefined) return Result.fail(rejected(target, problem, "request"))
+  const body = Result.try(() => JSON.stringify(wire.body))
+  if (Result.isFailure(body)) {
+    return Result.fail(rejected(target, "extra or parameters hold a value that is not JSON", "request"))
+  }
 
-    const key = target.key === undefined ? undefined : Redacted.value(target.key.value).trim()
-    const headers: Record<string, string> = {
-      accept: stream ? "text/event-stream" : "application/json",
-      ...wire.headers
-    }
-    for (const [name, value] of Object.entries(target.headers)) headers[name.toLowerCase()] = value
-    if (key !== undefined) {
-      const [name, value] = format.authorize(key)
-      headers[name] = value
-    }
-    const caller: Caller = { target, secrets: secretsOf(target, wire.url, key) }
-    const exchange = execute(
-      HttpClientRequest.post(wire.url).pipe(
-        HttpClientRequest.setHeaders(headers),
-        HttpClientRequest.bodyText(body.success, "application/json")
-      )
-    )
-    return Effect.matchEffect(exchange, {
-      onSuccess: (response) =>
-        Effect.andThen(
-          Effect.flatMap(OnResponse, (observe) =>
-            observe === undefined
-              ? Effect.void
-              : observe({ target, status: response.status, headers: response.headers })),
-          response.status >= 200 && response.status < 300
-            ? Effect.succeed<Exchange>({
-              ...caller,
-              response,
-              requestId: requestIdOf(response, format.requestIds),
-              text: Effect.catch(response.text, (error) => lost(caller, error, true))
-            })
-            : refused(caller, response)
-        ),
-      onFailure: (error) => lost(caller, error, undefined)
-    })
+  const key = target.key === undefined ? undefined : Redacted.value(target.key.value).trim()
+  const headers: Record<string, string> = {
+    accept: stream ? "text/event-stream" : "application/json",
+    // Some edges refuse who does not say what it is.
+    "user-agent": "breakwater",
+    ...wire.headers
+  }
+  for (const name in target.headers) headers[name.toLowerCase()] = target.headers[name] ?? ""
+  headers["content-type"] = "application/json"
+  if (key !== undefined) {
+    const [name, value] = format.authorize(key)
+    headers[name] = value
+  }
+  return Result.succeed({
+    caller: { target, url, key },
+    request: { url, headers, body: body.success }
+  })
+}
+
+/** Sends a request and reads the text of its response. */
+const whole = <A>(
+  transport: Transport.Transport,
+  format: Pick<Format<never>, "requestIds">,
+  { caller, request }: Sending,
+  read: (exchange: Exchange, text: string) => Effect.Effect<A, LLMError.LLMError>
+): Effect.Effect<A, LLMError.LLMError> =>
+  transport.use(request, {
+    onSuccess: (response) =>
+      opened(format, caller, response, (exchange) =>
+        Effect.matchEffect(response.text, {
+          onSuccess: (text) => read(exchange, text),
+          onFailure: (error) => lost(caller, error, true)
+        })),
+    onFailure: (error) => lost(caller, error, undefined)
   })
 
+/** Tells who wants to know of a response that has begun, and goes on with it when it is no refusal. */
+const opened = <A>(
+  { requestIds }: Pick<Format<never>, "requestIds">,
+  caller: Caller,
+  response: Transport.Response,
+  next: (exchange: Exchange) => Effect.Effect<A, LLMError.LLMError>
+): Effect.Effect<A, LLMError.LLMError> =>
+  Effect.withFiber((fiber) => {
+    const { headers, status } = response
+    const observe = fiber.getRef(OnResponse)
+    const isRefused = status < 200 || status >= 300
+    const goOn = isRefused
+      ? refused(caller, response)
+      : next({ ...caller, response, requestId: requestIdOf(headers, requestIds) })
+    return observe === undefined ? goOn : Effect.andThen(observe({ target: caller.target, status, headers }), goOn)
+  })
+
+/** What to mend where there is nowhere to go. */
+const withoutUrl = (target: Target): string =>
+  `baseUrl is missing: provider ${target.provider} has no address of its own`
+
 /** An error of the caller's making, found before anything was sent. */
-const rejected = (target: Target, detail: string, scope: "request" | "target" = "request"): LLMError.LLMError =>
+const rejected = (target: Target, detail: string, scope: "request" | "target"): LLMError.LLMError =>
   new LLMError.PermanentError({
     provider: target.provider,
     model: target.model,
@@ -194,7 +208,7 @@ const contextOf = (caller: Caller, receivedAt: number) => ({
   model: caller.target.model,
   target: caller.target.id,
   receivedAt,
-  secrets: caller.secrets
+  secrets: secretsOf(caller)
 })
 
 /** The connection could not be made or broke; `sent` says that the provider had the request for certain. */
@@ -206,7 +220,7 @@ const lost = (caller: Caller, error: unknown, sent: boolean | undefined): Effect
 
 const refused = (
   caller: Caller,
-  response: HttpClientResponse.HttpClientResponse
+  response: Transport.Response
 ): Effect.Effect<never, LLMError.LLMError> =>
   Effect.flatMap(cappedText(response), (body) =>
     Effect.flatMap(Clock.currentTimeMillis, (now) =>
@@ -215,11 +229,11 @@ const refused = (
       )))
 
 /** The beginning of a body: enough to name the error, whatever its size, and whether or not the rest arrives. */
-const cappedText = (response: HttpClientResponse.HttpClientResponse): Effect.Effect<string> =>
+const cappedText = (response: Transport.Response): Effect.Effect<string> =>
   Effect.suspend(() => {
     const decoder = new TextDecoder()
     let text = ""
-    const read = Stream.runForEachWhile(response.stream, (bytes) =>
+    const read = Stream.runForEachWhile(response.bytes, (bytes) =>
       Effect.sync(() => {
         text += decoder.decode(bytes, { stream: true })
         return text.length < errorBodyLimit
@@ -296,12 +310,12 @@ const parts = <S>(format: Format<S>, exchange: Exchange): Stream.Stream<Provider
       onFailure: (failure) => fail(exchange, failure, false)
     })
   if (/json|html/i.test(exchange.response.headers["content-type"] ?? "")) {
-    const rest = Effect.flatMap(exchange.text, whole)
+    const rest = Effect.flatMap(Effect.catch(exchange.response.text, (error) => lost(exchange, error, true)), whole)
     return Stream.concat(Stream.succeed(head), Stream.fromIterableEffect(rest))
   }
   return Sse.decode({
     head,
-    bytes: exchange.response.stream,
+    bytes: exchange.response.bytes,
     machine: format.machine,
     target: exchange.target,
     whole,
@@ -311,10 +325,9 @@ const parts = <S>(format: Format<S>, exchange: Exchange): Stream.Stream<Provider
 }
 
 const requestIdOf = (
-  response: HttpClientResponse.HttpClientResponse,
+  headers: Readonly<Record<string, string>>,
   names: ReadonlyArray<string>
 ): string | undefined => {
-  const headers = response.headers
   for (const name of names) {
     const value = headers[name]
     if (value !== undefined && value !== "") return value
@@ -325,7 +338,7 @@ const requestIdOf = (
 const secretHeader = /auth|key|token|cookie|secret/i
 
 /** Everything that must not come back in an error, wherever a provider or a runtime may echo it. */
-const secretsOf = (target: Target, url: string, key: string | undefined): ReadonlyArray<Redacted.Redacted<string>> => {
+const secretsOf = ({ key, target, url }: Caller): ReadonlyArray<Redacted.Redacted<string>> => {
   const secrets: Array<string> = key === undefined ? [] : [key]
   for (const [name, value] of Object.entries(target.headers)) {
     if (secretHeader.test(name)) secrets.push(value, value.replace(/^\S+\s+/, ""))

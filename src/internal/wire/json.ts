@@ -8,6 +8,7 @@
  */
 import * as Predicate from "effect/Predicate"
 import * as Result from "effect/Result"
+import * as Schema from "effect/Schema"
 
 /** JSON never decodes to `undefined`, so that stands for text that is not JSON. */
 export const parse = (text: string): unknown => Result.getOrUndefined(Result.try((): unknown => JSON.parse(text)))
@@ -27,3 +28,5 @@ export const count = (value: unknown): number | undefined =>
   typeof value === "number" && Number.isSafeInteger(value) && value >= 0 ? value : undefined
 
 export const isObject = Predicate.isObject
+
+export const isJson = Schema.is(Schema.Json)

@@ -1,12 +1,11 @@
 /**
- * An `HttpClient` for Node that does what an exchange with a provider needs and nothing else: a request with a text,
- * answered whole or in pieces, let go of when its scope closes.
+ * An `HttpClient` for Node with a transport that does what an exchange with a provider needs and nothing else: a request
+ * with a text, answered whole or in pieces, let go of when nobody needs it any more.
  *
  * **Details**
  *
- * It speaks to Undici's dispatcher directly. `NodeHttpClient.layerUndici` goes through two `AbortController`s, a promise
- * and a Node stream for each request, and aborts every request at the end of its scope, answered or not: a quarter
- * of what a call through the gateway costs.
+ * The transport speaks to Undici's dispatcher directly. `NodeHttpClient.layerUndici` goes through two `AbortController`s,
+ * a promise and a Node stream for each request, and aborts every request at the end of its scope, answered or not.
  *
  * @internal
  */
@@ -14,26 +13,16 @@ import * as NodeHttpClient from "@effect/platform-node/NodeHttpClient"
 import type * as Undici from "@effect/platform-node/Undici"
 import * as Arr from "effect/Array"
 import * as Cause from "effect/Cause"
-import * as Context from "effect/Context"
 import * as Effect from "effect/Effect"
-import * as Cookies from "effect/http/Cookies"
-import * as Headers from "effect/http/Headers"
 import * as HttpClient from "effect/http/HttpClient"
 import * as HttpClientError from "effect/http/HttpClientError"
 import * as HttpClientRequest from "effect/http/HttpClientRequest"
-import * as HttpClientResponse from "effect/http/HttpClientResponse"
-import * as HttpIncomingMessage from "effect/http/HttpIncomingMessage"
-import * as UrlParams from "effect/http/UrlParams"
-import * as Inspectable from "effect/Inspectable"
 import * as Layer from "effect/Layer"
-import * as Option from "effect/Option"
-import { pipeArguments } from "effect/Pipeable"
 import type * as Pull from "effect/Pull"
 import * as Result from "effect/Result"
-import type * as Schema from "effect/Schema"
 import * as Scope from "effect/Scope"
 import * as Stream from "effect/Stream"
-import * as ScopedClient from "./scopedClient.ts"
+import * as Transport from "./transport.ts"
 
 type Failure = HttpClientError.HttpClientError
 
@@ -42,8 +31,10 @@ const highWaterMark = 64 * 1024
 
 const left = new Error("the request was given up")
 
-/** One request on the wire; Undici calls its handlers. */
-class Exchange implements Undici.Dispatcher.DispatchHandler {
+const decoder = new TextDecoder()
+
+/** One request on the wire, and its response as soon as there is one; Undici calls its handlers. */
+class Exchange implements Undici.Dispatcher.DispatchHandler, Transport.Response {
   private controller: Undici.Dispatcher.DispatchController | undefined
   private chunks: Array<Uint8Array> = []
   private size = 0
@@ -52,13 +43,14 @@ class Exchange implements Undici.Dispatcher.DispatchHandler {
   private failure: Failure | undefined
   /** Who waits for what comes next: the response, or more of its body. */
   private wake: (() => void) | undefined
-  response: Response | undefined
-  readonly request: HttpClientRequest.HttpClientRequest
-  readonly url: URL
+  private isWaking = false
+  /** 0 until there is a response. */
+  status = 0
+  headers: Readonly<Record<string, string>> = {}
+  private readonly request: Transport.Request
 
-  constructor(request: HttpClientRequest.HttpClientRequest, url: URL) {
+  constructor(request: Transport.Request) {
     this.request = request
-    this.url = url
   }
 
   onRequestStart(controller: Undici.Dispatcher.DispatchController): void {
@@ -72,7 +64,8 @@ class Exchange implements Undici.Dispatcher.DispatchHandler {
     headers: Undici.Dispatcher.ResponseData["headers"]
   ): void {
     if (status < 200) return
-    this.response = new Response(this, status, headers)
+    this.status = status
+    this.headers = joined(headers)
     this.awake()
   }
 
@@ -90,20 +83,37 @@ class Exchange implements Undici.Dispatcher.DispatchHandler {
 
   onResponseError(_controller: Undici.Dispatcher.DispatchController | undefined, cause: Error): void {
     if (this.isDone) return
-    this.isDone = true
-    const { request, response } = this
-    this.failure = new HttpClientError.HttpClientError({
-      reason: response === undefined
-        ? new HttpClientError.TransportError({ request, cause })
-        : new HttpClientError.DecodeError({ request, response, cause })
-    })
+    this.broken(cause)
     this.awake()
   }
 
+  private broken(cause: unknown): void {
+    this.isDone = true
+    const request = HttpClientRequest.post(this.request.url)
+    const reason = new HttpClientError.TransportError({ request, cause })
+    this.failure = new HttpClientError.HttpClientError({ reason })
+  }
+
+  // What one read of the socket has brought, a head with its body or a hundred events, is worth one awakening.
   private awake(): void {
-    const { wake } = this
-    this.wake = undefined
-    wake?.()
+    if (this.wake === undefined || this.isWaking) return
+    this.isWaking = true
+    queueMicrotask(() => {
+      const { wake } = this
+      this.isWaking = false
+      this.wake = undefined
+      wake?.()
+    })
+  }
+
+  send(dispatcher: Undici.Dispatcher): void {
+    const { body, headers, url } = this.request
+    const dispatched = Result.try(() => {
+      const { origin, path } = addressOf(url)
+      // Limits of time are the business of the caller.
+      dispatcher.dispatch({ method: "POST", headers, origin, path, body, headersTimeout: 0, bodyTimeout: 0 }, this)
+    })
+    if (Result.isFailure(dispatched)) this.broken(dispatched.failure)
   }
 
   /** Ends the request, if it has not ended by itself. */
@@ -115,22 +125,23 @@ class Exchange implements Undici.Dispatcher.DispatchHandler {
   }
 
   /** Waits until `look` finds something. */
-  private wait<A>(look: () => Effect.Effect<A, Failure> | undefined): Effect.Effect<A, Failure> {
-    return Effect.callback<A, Failure>((resume) => {
+  private wait<A, E>(look: () => Effect.Effect<A, E> | undefined): Effect.Effect<A, E> {
+    return look() ?? Effect.callback<A, E>((resume) => {
       const attempt = (): void => {
         const found = look()
         if (found === undefined) this.wake = attempt
         else resume(found)
       }
-      attempt()
+      this.wake = attempt
       return Effect.sync(() => this.leave())
     })
   }
 
-  readonly head: Effect.Effect<Response, Failure> = Effect.suspend(() =>
+  /** The response, as soon as it has begun. */
+  readonly head: Effect.Effect<Transport.Response, Failure> = Effect.suspend(() =>
     this.wait(() =>
-      this.response !== undefined
-        ? Effect.succeed(this.response)
+      this.status !== 0
+        ? Effect.succeed(this)
         : this.failure === undefined
         ? undefined
         : Effect.fail(this.failure)
@@ -146,182 +157,102 @@ class Exchange implements Undici.Dispatcher.DispatchHandler {
   }
 
   /** The next pieces of the body. */
-  readonly pull: Pull.Pull<Arr.NonEmptyReadonlyArray<Uint8Array>, Failure> = Effect.suspend(() =>
-    Effect.flatMap(
-      this.wait((): Effect.Effect<ReadonlyArray<Uint8Array>, Failure> | undefined => {
-        if (this.chunks.length > 0) return Effect.succeed(this.take())
-        if (this.failure !== undefined) return Effect.fail(this.failure)
-        return this.isDone ? Effect.succeed([]) : undefined
-      }),
-      (chunks) => Arr.isReadonlyArrayNonEmpty(chunks) ? Effect.succeed(chunks) : Cause.done()
-    )
+  private readonly pull: Pull.Pull<Arr.NonEmptyReadonlyArray<Uint8Array>, Failure> = Effect.suspend(() =>
+    this.wait((): Pull.Pull<Arr.NonEmptyReadonlyArray<Uint8Array>, Failure> | undefined => {
+      if (this.chunks.length > 0) {
+        const chunks = this.take()
+        if (Arr.isArrayNonEmpty(chunks)) return Effect.succeed(chunks)
+      }
+      if (this.failure !== undefined) return Effect.fail(this.failure)
+      return this.isDone ? Cause.done() : undefined
+    })
   )
 
-  /** The whole body; what is paused would never end. */
-  readonly bytes: Effect.Effect<Uint8Array, Failure> = Effect.suspend(() => {
-    const all: Array<Uint8Array> = []
-    return this.wait(() => {
-      all.push(...this.take())
-      if (this.failure !== undefined) return Effect.fail(this.failure)
-      return this.isDone ? Effect.succeed(all.length === 1 && all[0] !== undefined ? all[0] : concat(all)) : undefined
-    })
-  })
-}
-
-const concat = (chunks: ReadonlyArray<Uint8Array>): Uint8Array => {
-  const whole = new Uint8Array(chunks.reduce((size, chunk) => size + chunk.length, 0))
-  let offset = 0
-  for (const chunk of chunks) {
-    whole.set(chunk, offset)
-    offset += chunk.length
-  }
-  return whole
-}
-
-const decoder = new TextDecoder()
-
-class Response extends Inspectable.Class implements HttpClientResponse.HttpClientResponse {
-  readonly [HttpIncomingMessage.TypeId]: typeof HttpIncomingMessage.TypeId = HttpIncomingMessage.TypeId
-  readonly [HttpClientResponse.TypeId]: typeof HttpClientResponse.TypeId = HttpClientResponse.TypeId
-  readonly status: number
-  readonly headers: Headers.Headers
-  private readonly exchange: Exchange
-  private readonly raw: Undici.Dispatcher.ResponseData["headers"]
-
-  constructor(exchange: Exchange, status: number, raw: Undici.Dispatcher.ResponseData["headers"]) {
-    super()
-    this.exchange = exchange
-    this.status = status
-    this.raw = raw
-    this.headers = Headers.fromInput(raw)
+  get bytes(): Stream.Stream<Uint8Array, Failure> {
+    return Stream.fromPull(Effect.succeed(this.pull))
   }
 
-  get request(): HttpClientRequest.HttpClientRequest {
-    return this.exchange.request
-  }
-
-  get url(): string {
-    return this.exchange.url.href
-  }
-
-  get remoteAddress(): Option.Option<string> {
-    return Option.none()
-  }
-
-  get cookies(): Cookies.Cookies {
-    return Cookies.fromSetCookie(this.raw["set-cookie"] ?? [])
-  }
-
-  get stream(): Stream.Stream<Uint8Array, Failure> {
-    return Stream.fromPull(Effect.succeed(this.exchange.pull))
-  }
-
+  // What is paused would never end, so whatever has come is taken at once.
   get text(): Effect.Effect<string, Failure> {
-    return Effect.map(this.exchange.bytes, (bytes) => decoder.decode(bytes))
-  }
-
-  get json(): Effect.Effect<Schema.Json, Failure> {
-    return this.decoded(this.text, (text) => text === "" ? null : JSON.parse(text))
-  }
-
-  get urlParamsBody(): Effect.Effect<UrlParams.UrlParams, Failure> {
-    return this.decoded(this.text, (text) => UrlParams.fromInput(new URLSearchParams(text)))
-  }
-
-  get arrayBuffer(): Effect.Effect<ArrayBuffer, Failure> {
-    return Effect.map(this.exchange.bytes, (bytes) => Uint8Array.from(bytes).buffer)
-  }
-
-  get formData(): Effect.Effect<FormData, Failure> {
-    return this.unsupported
-  }
-
-  get upgrade(): Effect.Effect<never, Failure> {
-    return this.unsupported
-  }
-
-  private get unsupported(): Effect.Effect<never, Failure> {
-    return this.decoded(Effect.void, () => {
-      throw new Error("not supported by this client")
-    })
-  }
-
-  private decoded<A, B>(effect: Effect.Effect<A, Failure>, decode: (value: A) => B): Effect.Effect<B, Failure> {
-    return Effect.flatMap(effect, (value) =>
-      Effect.try({
-        try: () => decode(value),
-        catch: (cause) =>
-          new HttpClientError.HttpClientError({
-            reason: new HttpClientError.DecodeError({ request: this.request, response: this, cause })
-          })
-      }))
-  }
-
-  pipe() {
-    return pipeArguments(this, arguments)
-  }
-
-  toJSON(): unknown {
-    return HttpIncomingMessage.inspect(this, {
-      _id: "HttpClientResponse",
-      request: this.request.toJSON(),
-      status: this.status
-    })
+    const all: Array<Uint8Array> = []
+    return Effect.suspend(() =>
+      this.wait(() => {
+        all.push(...this.take())
+        if (this.failure !== undefined) return Effect.fail(this.failure)
+        return this.isDone ? Effect.succeed(textOf(all)) : undefined
+      })
+    )
   }
 }
 
-const transport = (request: HttpClientRequest.HttpClientRequest, cause: unknown): Failure =>
-  new HttpClientError.HttpClientError({ reason: new HttpClientError.TransportError({ request, cause }) })
+const textOf = (chunks: ReadonlyArray<Uint8Array>): string => {
+  const [only] = chunks
+  if (only !== undefined && chunks.length === 1) return decoder.decode(only)
+  const decoding = new TextDecoder()
+  let text = ""
+  for (const chunk of chunks) text += decoding.decode(chunk, { stream: true })
+  return text + decoding.decode()
+}
 
-const bodyOf = ({ body }: HttpClientRequest.HttpClientRequest): Uint8Array | null | undefined =>
-  body._tag === "Uint8Array" ? body.body : body._tag === "Empty" ? null : undefined
+type RawHeaders = Undici.Dispatcher.ResponseData["headers"]
 
-const dispatch = (
-  dispatcher: Undici.Dispatcher,
-  exchange: Exchange,
-  body: Uint8Array | null
-): Effect.Effect<HttpClientResponse.HttpClientResponse, Failure> =>
-  Effect.suspend(() => {
-    const { request, url } = exchange
-    const dispatched = Result.try(() =>
-      dispatcher.dispatch({
-        method: request.method,
-        headers: request.headers,
-        origin: url.origin,
-        path: url.pathname + url.search,
-        body,
-        // Limits of time are the business of the caller.
-        headersTimeout: 0,
-        bodyTimeout: 0
-      }, exchange)
-    )
-    return Result.isFailure(dispatched) ? Effect.fail(transport(request, dispatched.failure)) : exchange.head
-  })
+const isJoined = (headers: RawHeaders): headers is Record<string, string> => {
+  for (const name in headers) if (typeof headers[name] !== "string") return false
+  return true
+}
 
-/** @internal */
-export const make: Effect.Effect<HttpClient.HttpClient, never, NodeHttpClient.Dispatcher> = Effect.gen(function*() {
-  const dispatcher = yield* NodeHttpClient.Dispatcher
-  const others = yield* NodeHttpClient.makeUndici
-  const execute = (
-    request: HttpClientRequest.HttpClientRequest
-  ): Effect.Effect<HttpClientResponse.HttpClientResponse, Failure> => {
-    const body = bodyOf(request)
-    if (body === undefined) return others.execute(request)
-    const url = Option.getOrUndefined(HttpClientRequest.toUrl(request))
-    if (url === undefined) return Effect.fail(transport(request, new TypeError("not an address")))
-    const exchange = new Exchange(request, url)
-    const sent = dispatch(dispatcher, exchange, body)
-    return Effect.withFiber((fiber) => {
-      const scope = Context.getOption(fiber.context, Scope.Scope)
-      return Option.isNone(scope)
-        ? sent
-        : Effect.andThen(Scope.addFinalizer(scope.value, Effect.sync(() => exchange.leave())), sent)
+// Undici names them in lower case, and lists the values of a header that came several times.
+const joined = (headers: RawHeaders): Readonly<Record<string, string>> =>
+  isJoined(headers)
+    ? headers
+    : Object.fromEntries(Object.entries(headers).map(([name, value = ""]) => [name, [value].flat().join(", ")]))
+
+interface Address {
+  readonly origin: string
+  readonly path: string
+}
+
+// Whoever calls a provider calls it again.
+const addresses = new Map<string, Address>()
+
+const addressOf = (url: string): Address => {
+  const known = addresses.get(url)
+  if (known !== undefined) return known
+  const { origin, pathname, search } = new URL(url)
+  const address = { origin, path: pathname + search }
+  if (addresses.size >= 1000) addresses.clear()
+  addresses.set(url, address)
+  return address
+}
+
+const transport = (dispatcher: Undici.Dispatcher): Transport.Transport => ({
+  open: (request) =>
+    Effect.flatMap(Effect.scope, (scope) => {
+      const exchange = new Exchange(request)
+      return Effect.flatMap(Scope.addFinalizer(scope, Effect.sync(() => exchange.leave())), () => {
+        exchange.send(dispatcher)
+        return exchange.head
+      })
+    }),
+  use: (request, then) =>
+    Effect.suspend(() => {
+      const exchange = new Exchange(request)
+      const sent = Effect.suspend(() => {
+        exchange.send(dispatcher)
+        return exchange.head
+      })
+      return Effect.onExitPrimitive(Effect.matchEffect(sent, then), () => {
+        exchange.leave()
+        return undefined
+      })
     })
-  }
-  return ScopedClient.add(HttpClient.makeWith<Failure, never, Failure, never>(Effect.flatMap(execute), Effect.succeed))
 })
 
 /** @internal */
-export const layer: Layer.Layer<HttpClient.HttpClient> = Layer.effect(HttpClient.HttpClient, make).pipe(
-  Layer.provide(NodeHttpClient.layerDispatcher)
-)
+export const layer: Layer.Layer<HttpClient.HttpClient> = Layer.effect(
+  HttpClient.HttpClient,
+  Effect.map(
+    Effect.zip(NodeHttpClient.Dispatcher, NodeHttpClient.makeUndici),
+    ([dispatcher, client]) => Transport.register(client, transport(dispatcher))
+  )
+).pipe(Layer.provide(NodeHttpClient.layerDispatcher))

@@ -140,6 +140,18 @@ export const shortId = (id: string): string =>
     ? id
     : ((Hash.string(id) >>> 0).toString(36) + (Hash.string(`${id}#`) >>> 0).toString(36)).padStart(9, "0").slice(-9)
 
+/** What follows from a target alone, worked out once. */
+export const once = <A>(make: (target: Target) => A): (target: Target) => A => {
+  const known = new WeakMap<Target, A>()
+  return (target) => {
+    const before = known.get(target)
+    if (before !== undefined) return before
+    const made = make(target)
+    known.set(target, made)
+    return made
+  }
+}
+
 /** A path appended to a base URL, whose query stays behind it. */
 export const join = (base: string, path: string, query?: Readonly<Record<string, string>>): string => {
   const url = new URL(base)
@@ -147,11 +159,3 @@ export const join = (base: string, path: string, query?: Readonly<Record<string,
   for (const [name, value] of Object.entries(query ?? {})) url.searchParams.set(name, value)
   return url.href
 }
-
-/** A request that has nowhere to go; the field is named so that the program can be mended. */
-export const withoutBaseUrl = (target: Target, body: Body) => ({
-  url: "",
-  headers: {},
-  body,
-  problems: [`target.baseUrl is missing: provider ${target.provider} has no address of its own`]
-})

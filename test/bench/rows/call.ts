@@ -1,9 +1,13 @@
+import Bottleneck from "bottleneck"
 import { LLMService, Provider, type RateLimiter, Resilience, Router, Target } from "breakwater"
 import * as Cockatiel from "cockatiel"
 import { Context, Effect, Layer, Redacted, Schedule, type Scope, Semaphore, Stream } from "effect"
 import { Response } from "effect/ai"
 import * as EffectBreaker from "effect/persistence/CircuitBreaker"
 import * as EffectLimiter from "effect/persistence/RateLimiter"
+import Opossum from "opossum"
+import PQueue from "p-queue"
+import pRetry from "p-retry"
 import * as Harness from "../harness.ts"
 import * as Subjects from "../subject.ts"
 
@@ -88,9 +92,39 @@ const composition = (answer: Effect.Effect<Provider.Reply>) =>
 
 const theirs = "cockatiel"
 const effects = "Effect"
+const scheduled = "opossum + bottleneck"
+const retried = "p-retry + p-queue"
 const against = {
-  peers: [theirs, effects],
+  peers: [theirs, effects, scheduled, retried],
   budgets: [Harness.ratio(theirs, 1), Harness.ratio(effects, 0.3)]
+}
+
+/** A circuit that fails what takes too long, behind a limiter that tries again what fails. */
+const opossumAndBottleneck: Effect.Effect<() => Promise<Provider.Reply>, never, Scope.Scope> = Effect.gen(function*() {
+  const breaker = yield* Effect.acquireRelease(
+    Effect.sync(() => new Opossum(() => Promise.resolve(reply), { timeout: 60_000, resetTimeout: 60_000 })),
+    (breaker) => Effect.sync(() => breaker.shutdown())
+  )
+  const limiter = yield* Effect.acquireRelease(
+    Effect.sync(() =>
+      new Bottleneck({
+        maxConcurrent: 1000,
+        reservoir: 1e12,
+        reservoirRefreshAmount: 1e12,
+        reservoirRefreshInterval: 60_000
+      })
+    ),
+    (limiter) => Effect.promise(() => limiter.disconnect())
+  )
+  limiter.on("failed", (_, { retryCount }) => retryCount < 3 ? 1000 * 2 ** retryCount : undefined)
+  return () => limiter.schedule(() => breaker.fire())
+})
+
+/** Tries again what fails or takes too long in a queue that starts so many in a minute. */
+const retryAndQueue = (): () => Promise<Provider.Reply> => {
+  const queue = new PQueue({ concurrency: 1000, interval: 60_000, intervalCap: 1e12, timeout: 60_000 })
+  const call = () => queue.add(() => Promise.resolve(reply))
+  return () => pRetry(call, { retries: 3 })
 }
 
 /** How calls follow one another. */
@@ -101,27 +135,17 @@ interface Traffic {
 
 const oneByOne: Traffic = { fromEffect: Subjects.fromEffect, fromPromise: Subjects.fromPromise }
 
-const together = 100
-
-const allTogether: Traffic = {
-  fromEffect: (name, make, details) => {
-    const calls = Array.from({ length: together }, () => Effect.suspend(make))
-    const all = Effect.all(calls, { concurrency: "unbounded", discard: true })
-    return Subjects.fromEffect(name, () => all, { ...details, operations: together })
-  },
-  fromPromise: (name, make, details) =>
-    Subjects.fromPromise(name, () => Promise.all(Array.from({ length: together }, make)), {
-      ...details,
-      operations: together
-    })
-}
+const allTogether: Traffic = { fromEffect: Subjects.effectsTogether, fromPromise: Subjects.promisesTogether }
 
 const whole = (name: string, options: {
   readonly answer: Effect.Effect<Provider.Reply>
   readonly counts: ReadonlyArray<number>
   readonly traffic: Traffic
-}): Effect.Effect<Harness.Group, never, Scope.Scope> =>
-  Effect.gen(function*() {
+}): Harness.Group => ({
+  name,
+  note: "cockatiel: retry, breaker, bulkhead, timeout; Effect: retry, breaker, limiter, semaphore, timeout; opossum: " +
+    "breaker, timeout; bottleneck, p-queue: limiter, bulkhead, and the timeout of p-queue",
+  subjects: Effect.gen(function*() {
     const { answer, counts, traffic } = options
     const subjects: Array<Harness.Subject> = [traffic.fromEffect("the bare adapter", () => answer)]
     for (const limited of [false, true]) {
@@ -137,21 +161,20 @@ const whole = (name: string, options: {
         )
       }
     }
-    return {
-      name,
-      note: "cockatiel: retry, breaker, bulkhead, timeout; Effect: retry, breaker, limiter, semaphore, timeout",
-      subjects: [
-        ...subjects,
-        traffic.fromPromise(theirs, () => cockatiel.execute(() => Promise.resolve(reply))),
-        traffic.fromEffect(effects, yield* composition(answer))
-      ]
-    }
+    return [
+      ...subjects,
+      traffic.fromPromise(theirs, () => cockatiel.execute(() => Promise.resolve(reply))),
+      traffic.fromEffect(effects, yield* composition(answer)),
+      traffic.fromPromise(scheduled, yield* opossumAndBottleneck),
+      traffic.fromPromise(retried, retryAndQueue())
+    ]
   })
+})
 
 const atOnce = Effect.succeed(reply)
 const later = Effect.promise(() => Promise.resolve(reply))
 
-export const groups = [
+export const groups: ReadonlyArray<Harness.Group> = [
   whole("whole call, answered at once", { answer: atOnce, counts: [1, 27, 1000], traffic: oneByOne }),
   whole("whole call, answered by a promise", { answer: later, counts: [1, 27], traffic: oneByOne }),
   whole("whole call, answered by a promise, 100 together", { answer: later, counts: [27], traffic: allTogether })

@@ -53,12 +53,12 @@ const badRequest: Classifier.HttpFailure = {
   })
 }
 
-const classify: Effect.Effect<Harness.Group> = Effect.succeed({
-  name: "classifier: fromHttp",
-  subjects: [
-    Subjects.fromFunction("a 429 of Groq", () => Classifier.fromHttp(rateLimited)),
-    Subjects.fromFunction("a 400 of OpenAI", () => Classifier.fromHttp(badRequest))
-  ]
-})
-
-export const groups = [classify]
+export const groups: ReadonlyArray<Harness.Group> = [
+  {
+    name: "classifier: fromHttp",
+    subjects: Effect.succeed([
+      Subjects.fromFunction("a 429 of Groq", () => Classifier.fromHttp(rateLimited)),
+      Subjects.fromFunction("a 400 of OpenAI", () => Classifier.fromHttp(badRequest))
+    ])
+  }
+]

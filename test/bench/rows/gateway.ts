@@ -1,3 +1,4 @@
+import autocannon from "autocannon"
 import { Effect, type Scope } from "effect"
 import * as Children from "../../support/Children.ts"
 import * as RawHttp from "../../support/RawHttp.ts"
@@ -65,48 +66,104 @@ const rig = Effect.gen(function*() {
 
 type Details = Omit<Harness.Subject, "name" | "run" | "operations">
 
+type Server = Effect.Success<typeof rig>[number]
+
+/** Asks so many times, over all connections, each with one request after the other. */
+type Load = (requests: number) => Promise<void> | Promise<number>
+
+const path = "/v1/chat/completions"
+
+/** Connections that stay open, and cost next to nothing beside a gateway. */
+const bare = ({ headers, port }: Server, options: { readonly connections: number; readonly stream: boolean }) =>
+  Effect.map(
+    Effect.replicateEffect(
+      RawHttp.connect(port, { path, headers, body: question(options.stream) }),
+      options.connections
+    ),
+    (open): Load => async (requests) => {
+      await Promise.all(open.map(async ({ exchange }) => {
+        for (let left = requests / open.length; left > 0; left--) await exchange()
+      }))
+    }
+  )
+
+/** One connection, at the pace of its median: the mean of a machine that others use says more about the others. */
+const single = ({ headers, port }: Server) =>
+  Effect.map(
+    RawHttp.connect(port, { path, headers, body: question(false) }),
+    ({ exchange }): Load => async (requests) => {
+      const taken: Array<number> = []
+      for (let left = requests; left > 0; left--) {
+        const start = Harness.wall()
+        await exchange()
+        taken.push(Harness.wall() - start)
+      }
+      return requests * Harness.quantile(taken, 0.5)
+    }
+  )
+
+/** Connections of autocannon, opened anew for each sample; it is over when the last answer is there. */
+const cannon = ({ headers, port }: Server, connections: number): Load => async (amount) => {
+  const run = autocannon({
+    url: `http://127.0.0.1:${port}${path}`,
+    method: "POST",
+    headers: { "content-type": "application/json", authorization: "Bearer sk-bench", ...headers },
+    body: question(false),
+    connections,
+    amount,
+    sampleInt: 10
+  })
+  await new Promise<void>((resolve, reject) => {
+    let left = amount
+    run.on("reqError", reject)
+    run.on("response", (_, status) => {
+      if (status !== 200) reject(new Error(`the server at port ${port} answers ${status}`))
+      else if (--left === 0) resolve()
+    })
+  })
+}
+
 const group = (options: {
   readonly name: string
   readonly note: string
   readonly connections: number
-  readonly stream?: boolean
+  readonly load: (server: Server) => Effect.Effect<Load, never, Scope.Scope>
   readonly details: Readonly<Record<string, Details>>
-}): Effect.Effect<Harness.Group, never, Scope.Scope> =>
-  Effect.gen(function*() {
-    const { connections, details, name, note } = options
+}): Harness.Group => ({
+  name: options.name,
+  note: options.note,
+  clock: "wall",
+  subjects: Effect.gen(function*() {
+    const { connections, details, load } = options
     // So many that the beginning and the end of a sample, when not all connections are busy, count for little.
     const burst = connections === 1 ? 1 : 16
+    const operations = connections * burst
     const subjects: Array<Harness.Subject> = []
-    for (const { headers, name, port } of yield* rig) {
+    for (const server of yield* rig) {
+      const { name } = server
       if (details[name] === undefined) continue
-      const open = yield* Effect.replicateEffect(
-        RawHttp.connect(port, { path: "/v1/chat/completions", headers, body: question(options.stream === true) }),
-        connections
-      )
+      const ask = yield* load(server)
       subjects.push({
         ...details[name],
         name,
-        operations: connections * burst,
+        operations,
         // Until the compiler of the other process has done its work.
         warmUps: name === "direct" ? 1 : 25,
-        // All connections at once, each with one request after the other.
-        run: async (times) => {
-          await Promise.all(open.map(async ({ exchange }) => {
-            for (let left = times * burst; left > 0; left--) await exchange()
-          }))
-        }
+        run: (times) => ask(times * operations)
       })
     }
-    return { name, note, subjects }
+    return subjects
   })
+})
 
 const note = "client and provider on bare sockets in this process, each gateway in one of its own; direct: without any"
 
-export const groups = [
+export const groups: ReadonlyArray<Harness.Group> = [
   group({
     name: "gateway, a whole answer, 1 connection",
-    note,
+    note: `p50: what half of the requests of a sample do not exceed; ${note}`,
     connections: 1,
+    load: single,
     details: {
       direct: {},
       breakwater: { over: "direct", peers: ["Portkey"], budgets: [Harness.micros(500)] },
@@ -115,8 +172,11 @@ export const groups = [
   }),
   group({
     name: "gateway, whole answers, 64 connections",
-    note: "microseconds between two answers; a third of the time is three times the throughput",
+    note:
+      "microseconds between two answers, so a third of the time is three times the throughput; autocannon and the " +
+      "provider in this process, each gateway in one of its own",
     connections: 64,
+    load: (server) => Effect.succeed(cannon(server, 64)),
     details: {
       direct: {},
       breakwater: { peers: ["Portkey"], budgets: [Harness.ratio("Portkey", 0.333)] },
@@ -128,7 +188,7 @@ export const groups = [
     note:
       "microseconds between the ends of two streams, whose chunks the provider sends at once; Portkey 1.15.2 answers 500",
     connections: 64,
-    stream: true,
+    load: (server) => bare(server, { connections: 64, stream: true }),
     details: { direct: {}, breakwater: {} }
   })
 ]

@@ -8,18 +8,18 @@ const asynchronous = Effect.callback<number>((resume) => {
   queueMicrotask(() => resume(Effect.succeed(1)))
 })
 
-const around = (name: string, call: Effect.Effect<number>): Effect.Effect<Harness.Group> => {
+const around = (name: string, call: Effect.Effect<number>): Harness.Group => {
   const peer = "Effect.raceFirst with a delayed one"
-  return Effect.succeed({
+  return {
     name,
-    subjects: [
+    subjects: Effect.succeed([
       Subjects.fromEffect("the bare effect", () => call),
       Subjects.fromEffect("breakwater, Hedging.race", () => Hedging.race(() => call, { delay: "60 seconds" }), {
         peers: [peer]
       }),
       Subjects.fromEffect(peer, () => Effect.raceFirst(call, Effect.delay(call, "60 seconds")))
-    ]
-  })
+    ])
+  }
 }
 
 const key = "openai/gpt-4.1"
@@ -33,16 +33,13 @@ const service = Effect.map(
     }),
     Hedging.layerMemory()
   ),
-  (hedging): Harness.Group => {
+  (hedging) => {
     let answer = 0
-    return {
-      name: "hedging: what is asked and told for a request",
-      subjects: [
-        Subjects.fromEffect("request", () => hedging.request(key)),
-        Subjects.fromEffect("delay", () => hedging.delay(key)),
-        Subjects.fromEffect("observe", () => hedging.observe(key, 400 + (answer++ * 37) % 101))
-      ]
-    }
+    return [
+      Subjects.fromEffect("request", () => hedging.request(key)),
+      Subjects.fromEffect("delay", () => hedging.delay(key)),
+      Subjects.fromEffect("observe", () => hedging.observe(key, 400 + (answer++ * 37) % 101))
+    ]
   }
 )
 
@@ -75,33 +72,27 @@ const router = (
 }
 
 /** What it costs a call that it might be hedged: that its time is taken, and that a delay runs beside it. */
-const calls = (
-  name: string,
-  answer: Effect.Effect<Provider.Reply>
-): Effect.Effect<Harness.Group, never, Scope.Scope> =>
-  Effect.gen(function*() {
+const calls = (name: string, answer: Effect.Effect<Provider.Reply>): Harness.Group => ({
+  name,
+  note: "two targets, no limits",
+  subjects: Effect.gen(function*() {
     const request: LLMService.CompletionRequest = { prompt: "Say hello to the bench", maxTokens: 100 }
     const off = yield* router(answer, Layer.empty)
     const watching = yield* router(answer, Hedging.layerMemory({ maxHedges: 0 }))
     const on = yield* router(answer, Hedging.layerMemory({ delay: "60 seconds" }))
     const over = "hedging off"
-    return {
-      name,
-      note: "two targets, no limits",
-      subjects: [
-        Subjects.fromEffect(over, () => off.complete(request)),
-        Subjects.fromEffect("hedging on, none allowed: its times are taken", () => watching.complete(request), {
-          over
-        }),
-        Subjects.fromEffect("hedging on, none sent: its delay runs beside it", () => on.complete(request), { over })
-      ]
-    }
+    return [
+      Subjects.fromEffect(over, () => off.complete(request)),
+      Subjects.fromEffect("hedging on, none allowed: its times are taken", () => watching.complete(request), { over }),
+      Subjects.fromEffect("hedging on, none sent: its delay runs beside it", () => on.complete(request), { over })
+    ]
   })
+})
 
-export const groups = [
+export const groups: ReadonlyArray<Harness.Group> = [
   around("hedge after 60 s of an effect that succeeds a moment later", asynchronous),
   around("hedge after 60 s of an effect that succeeds at once", Effect.succeed(1)),
-  service,
+  { name: "hedging: what is asked and told for a request", subjects: service },
   calls("whole call that might be hedged, answered at once", Effect.succeed(reply)),
   calls("whole call that might be hedged, answered by a promise", Effect.promise(() => Promise.resolve(reply)))
 ]

@@ -45,33 +45,28 @@ const everyScore = [
 
 const own = Selection.byScore("own", ({ health, latencyMs = 300, pending }) => health / (latencyMs * (pending + 1)))
 
-const group = (count: number): Harness.Group => {
+const subjects = (count: number): ReadonlyArray<Harness.Subject> => {
   const random = seeded(2)
   const all = candidates(count, 0)
   const plain = Selection.snapshot(all, { start: count >> 1 })
   const partly = Selection.snapshot(candidates(count, 0.05))
   const tied = Selection.snapshot(all, { affinity: "session-1" })
-  const subject = (
-    name: string,
-    strategy: Selection.Strategy,
-    snapshot: Selection.Snapshot,
-    limit?: number
-  ) =>
+  const subject = (name: string, strategy: Selection.Strategy, snapshot: Selection.Snapshot, limit?: number) =>
     Subjects.fromFunction(name, () => strategy.pick(snapshot, 0, count, random), {
       budgets: limit === undefined || count < 10_000 ? [] : [Harness.micros(limit)]
     })
-  return {
-    name: `selection among ${count} targets`,
-    subjects: [
-      ...constant.map((strategy) => subject(strategy.name, strategy, plain, 1)),
-      subject("tiers(powerOfTwo)", Selection.tiers(Selection.powerOfTwo), plain, 1),
-      ...everyScore.map((strategy) => subject(strategy.name, strategy, plain, 20)),
-      subject("score, one in twenty has never answered", Selection.score(), partly),
-      subject("score, with an affinity", Selection.score(), tied),
-      subject("sticky(powerOfTwo), with an affinity", Selection.sticky(Selection.powerOfTwo), tied, 20),
-      subject("byScore", own, plain)
-    ]
-  }
+  return [
+    ...constant.map((strategy) => subject(strategy.name, strategy, plain, 1)),
+    subject("tiers(powerOfTwo)", Selection.tiers(Selection.powerOfTwo), plain, 1),
+    ...everyScore.map((strategy) => subject(strategy.name, strategy, plain, 20)),
+    subject("score, one in twenty has never answered", Selection.score(), partly),
+    subject("score, with an affinity", Selection.score(), tied),
+    subject("sticky(powerOfTwo), with an affinity", Selection.sticky(Selection.powerOfTwo), tied, 20),
+    subject("byScore", own, plain)
+  ]
 }
 
-export const groups = [10, 100, 1000, 10_000].map((count) => Effect.sync(() => group(count)))
+export const groups = [10, 100, 1000, 10_000].map((count): Harness.Group => ({
+  name: `selection among ${count} targets`,
+  subjects: Effect.sync(() => subjects(count))
+}))

@@ -1,5 +1,5 @@
 import { LLMService, Provider, type RateLimiter, Resilience, Router, Target } from "breakwater"
-import { Cause, Context, Effect, Layer, type Pull, type Scope, Stream } from "effect"
+import { Cause, Context, Effect, Layer, type Pull, Stream } from "effect"
 import { Response } from "effect/ai"
 import * as Harness from "../harness.ts"
 import * as Subjects from "../subject.ts"
@@ -52,27 +52,30 @@ const router = (stream: Stream.Stream<LLMService.ProviderPart>, limits: RateLimi
   return Effect.map(Layer.build(layer), Context.get(LLMService.LLMService))
 }
 
-const perChunk = (
-  name: string,
-  stream: Stream.Stream<LLMService.ProviderPart>
-): Effect.Effect<Harness.Group, never, Scope.Scope> =>
-  Effect.gen(function*() {
+const perChunk = (name: string, stream: Stream.Stream<LLMService.ProviderPart>): Harness.Group => ({
+  name,
+  note:
+    "Effect's Stream.timeout ends a stream whose next part is late, and does nothing else; no other peer has streams",
+  subjects: Effect.gen(function*() {
     const unlimited = yield* router(stream, {})
     const limited = yield* router(stream, plenty)
     const request = { prompt: "Say hello to the bench", maxTokens: chunks }
     const bare = "the bare adapter"
-    const added = { operations: chunks, over: bare, budgets: [Harness.micros(1)] }
-    return {
-      name,
-      subjects: [
-        Subjects.fromEffect(bare, () => Stream.runDrain(stream), { operations: chunks }),
-        Subjects.fromEffect("breakwater", () => Stream.runDrain(unlimited.stream(request)), added),
-        Subjects.fromEffect("breakwater, limits", () => Stream.runDrain(limited.stream(request)), added)
-      ]
-    }
+    const effects = "Effect, Stream.timeout"
+    const added = { operations: chunks, over: bare, budgets: [Harness.micros(1)], peers: [effects] }
+    return [
+      Subjects.fromEffect(bare, () => Stream.runDrain(stream), { operations: chunks }),
+      Subjects.fromEffect("breakwater", () => Stream.runDrain(unlimited.stream(request)), added),
+      Subjects.fromEffect("breakwater, limits", () => Stream.runDrain(limited.stream(request)), added),
+      Subjects.fromEffect(effects, () => Stream.runDrain(Stream.timeout(stream, "30 seconds")), {
+        operations: chunks,
+        over: bare
+      })
+    ]
   })
+})
 
-export const groups = [
+export const groups: ReadonlyArray<Harness.Group> = [
   perChunk("stream of 10 000 chunks, each at once: a chunk", source(Effect.succeed)),
   perChunk("stream of 10 000 chunks, each a moment later: a chunk", source(arriving))
 ]

@@ -16,7 +16,7 @@ describe("prepare", () => {
   const table: ReadonlyArray<readonly [string, Partial<LLMService.CompletionRequest>]> = [
     ["request.maxTokens must be an integer > 0, got 1.5", { maxTokens: 1.5 }],
     ["request.temperature must be a number >= 0, got -1", { temperature: -1 }],
-    ["request.topP must be in (0, 1], got 0", { topP: 0 }],
+    ["request.topP must be between 0 and 1, got -0.1", { topP: -0.1 }],
     ["request.deadline must be a duration > 0, got soon", { deadline: "soon" as never }],
     ["request.tenant must not be empty", { tenant: "  " }],
     ["request.affinity must not be empty", { affinity: "" }],
@@ -51,7 +51,7 @@ describe("prepare", () => {
   }
 
   it("takes what is at the edge", () => {
-    prepared({ maxTokens: 1, temperature: 0, topP: 1, deadline: 1, tags: [], priority: "background" })
+    prepared({ maxTokens: 1, temperature: 0, topP: 0, deadline: 1, tags: [], priority: "background" })
     prepared({ deadline: Infinity, tags: {} })
   })
 })

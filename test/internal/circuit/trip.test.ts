@@ -42,6 +42,44 @@ describe("consecutive", () => {
   })
 })
 
+it("a failure that a rule does not count states no wait to it, and a success counts nothing whatever its weight", () => {
+  const rule = CircuitBreaker.consecutive(2, { classes: ["timeout"] })
+  const begun = Trip.record(rule, Trip.initial(rule), { ...failed("timeout"), hintUntil: 100 }, 0)
+  const other = Trip.record(rule, begun, { ...failed("server_error"), hintUntil: 900 }, 0)
+  assert.deepInclude(Trip.read(rule, other, 0), { value: 1, hintUntil: 100 })
+  const rate = CircuitBreaker.countWindow({ size: 4 })
+  assert.strictEqual(Trip.read(rate, Trip.record(rate, Trip.initial(rate), { ...ok, weight: 3 }, 0), 0).value, 0)
+})
+
+describe("a reading", () => {
+  it("of a window without calls is nothing, of the first failure all", () => {
+    for (
+      const rule of [
+        CircuitBreaker.countWindow({ size: 4, minimumCalls: 3 }),
+        CircuitBreaker.slowCalls({ duration: 5 })
+      ]
+    ) {
+      const empty = Trip.read(rule, Trip.initial(rule), 0)
+      assert.deepInclude(empty, { rule: rule._tag, calls: 0, value: 0, hintUntil: never })
+      const one = Trip.record(rule, Trip.initial(rule), { ...failed(), durationMs: 10 }, 0)
+      assert.deepInclude(Trip.read(rule, one, 0), { calls: 1, value: 1 })
+    }
+  })
+
+  it("of a ratio needs no more calls than it has failures", () => {
+    const rule = CircuitBreaker.ratio({ failures: 2, outOf: 5 })
+    const memory = Trip.record(rule, Trip.initial(rule), failed("timeout", 7), 0)
+    assert.deepStrictEqual(Trip.read(rule, memory, 0), {
+      rule: "Ratio",
+      calls: 1,
+      minimumCalls: 0,
+      value: 1,
+      bound: 2,
+      hintUntil: never
+    })
+  })
+})
+
 describe("windows", () => {
   it("T19: no share trips below the minimum of calls", () => {
     for (
@@ -114,6 +152,102 @@ describe("trend", () => {
     assert.isBelow((at ?? 0) * 2, 1000)
     assert.isUndefined(tripsAt(rule, repeat(600, took(900)), 100))
   })
+})
+
+it("a call is slow by the limits of slow calls alone, by any of them", () => {
+  const rules = [
+    CircuitBreaker.consecutive(1),
+    CircuitBreaker.slowCalls({ duration: 100 }),
+    CircuitBreaker.slowCalls({ firstToken: 20 })
+  ]
+  const table = [[failed(), false], [took(100, 20), false], [took(101), true], [took(5, 21), true]] as const
+  for (const [sample, slow] of table) assert.strictEqual(Trip.isSlow(rules, sample), slow)
+  assert.isFalse(Trip.isSlow([], took(9999)))
+})
+
+describe("the line of a trend", () => {
+  const rule = { ...CircuitBreaker.trend({ of: "duration", bound: 1e9, window: "10 seconds", horizon: "4 seconds" }) }
+  const value = (calls: ReadonlyArray<readonly [at: number, millis: number]>, now: number): number =>
+    Trip.read(
+      rule,
+      calls.reduce((memory, [at, millis]) => Trip.record(rule, memory, took(millis), at), Trip.initial(rule)),
+      now
+    )
+      .value
+
+  it("goes through the means of its buckets, each weighing as much as it has calls", () => {
+    let seed = 5
+    const random = (): number => (seed = (seed * 1103515245 + 12345) % 2147483648) / 2147483648
+    let rising = 0
+    for (let round = 0; round < 40; round++) {
+      const calls: Array<readonly [number, number]> = []
+      const points: Array<readonly [at: number, millis: number]> = []
+      // A bucket lasts a second from its first call.
+      for (let bucket = 0; bucket < 9; bucket++) {
+        const begin = 5000 + bucket * 1100 + Math.floor(100 * random())
+        const all = Array.from({ length: 1 + Math.floor(4 * random()) }, () => 4 * bucket + Math.floor(200 * random()))
+        const mean = all.reduce((sum, millis) => sum + millis, 0) / all.length
+        for (const millis of all) {
+          calls.push([begin, millis])
+          points.push([begin + 500, mean])
+        }
+      }
+      const now = 14_500
+      const at = points.reduce((sum, [at]) => sum + at, 0) / points.length
+      const mean = points.reduce((sum, [, millis]) => sum + millis, 0) / points.length
+      const slope = points.reduce((sum, [x, y]) => sum + (x - at) * (y - mean), 0) /
+        points.reduce((sum, [x]) => sum + (x - at) ** 2, 0)
+      if (slope > 0) rising++
+      assert.closeTo(value(calls, now), slope > 0 ? mean + slope * (now + 4000 - at) : 0, 1e-6)
+    }
+    assert.isAbove(rising, 10)
+    assert.isBelow(rising, 40)
+  })
+
+  const line = (buckets: number): ReadonlyArray<readonly [number, number]> =>
+    Array.from({ length: buckets }, (_, bucket) => [bucket * 1000, 100 + 10 * bucket] as const)
+
+  it("needs half of the window, and leaves out what is as old as the window", () => {
+    assert.strictEqual(value(line(4), 3000), 0)
+    assert.closeTo(value(line(5), 4000), 175, 1e-9)
+    assert.closeTo(value(line(5), 9999), 234.99, 1e-9)
+    assert.strictEqual(value(line(5), 10_000), 0)
+  })
+
+  it("is nothing where it is level or falls", () => {
+    const level = Array.from({ length: 8 }, (_, bucket) => [bucket * 1000, 500] as const)
+    assert.strictEqual(value(level, 7000), 0)
+    assert.strictEqual(value(level.map(([at], bucket) => [at, 500 - bucket] as const), 7000), 0)
+  })
+})
+
+it("says why in round figures", () => {
+  const table: ReadonlyArray<readonly [Pick<Trip.Reading, "rule" | "value" | "calls">, string]> = [
+    [{ rule: "Consecutive", value: 1, calls: 1 }, "1 consecutive failure"],
+    [{ rule: "Consecutive", value: 3, calls: 3 }, "3 consecutive failures"],
+    [{ rule: "Ratio", value: 2, calls: 5 }, "2 of the last 5 calls failed"],
+    [{ rule: "Rate", value: 2 / 3, calls: 6 }, "67 % of 6 calls failed"],
+    [{ rule: "SlowCalls", value: 0.5, calls: 4 }, "50 % of 4 calls were slow"],
+    [{ rule: "Trend", value: 1234.5, calls: 50 }, "a trend over 50 calls reaches 1230"]
+  ]
+  for (const [reading, text] of table) {
+    assert.strictEqual(Trip.describe({ ...reading, minimumCalls: 0, bound: 1, hintUntil: never }), text)
+  }
+})
+
+it("of rules that trip with the same wait the first one counts, and none where none trips", () => {
+  const rules = [CircuitBreaker.ratio({ failures: 1, outOf: 5 }), CircuitBreaker.consecutive(1)]
+  const tripped = (samples: ReadonlyArray<Trip.Sample>, order = rules): string | undefined =>
+    Trip.tripped(
+      order,
+      order.map((rule) => samples.reduce((memory, sample) => Trip.record(rule, memory, sample, 0), Trip.initial(rule))),
+      0
+    )?.rule
+  assert.strictEqual(tripped([{ ...failed(), hintUntil: 50 }]), "Ratio")
+  assert.strictEqual(tripped([{ ...failed(), hintUntil: 50 }], rules.toReversed()), "Consecutive")
+  // The wait of the call before is none of the row's.
+  assert.strictEqual(tripped([{ ...failed(), hintUntil: 50 }, ok, failed()]), "Ratio")
+  assert.isUndefined(tripped([ok]))
 })
 
 it("of several rules that trip, the one with the longest stated wait counts", () => {

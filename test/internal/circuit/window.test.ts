@@ -16,6 +16,17 @@ describe("a window of time", () => {
     assert.deepInclude(Windows.read(window, 60_000), { calls: 0, sum: 0 })
   })
 
+  it("tells the latest end of the waits that its calls state, whichever was stated first", () => {
+    for (const hints of [[9000, 5000], [5000, 9000]]) {
+      const window = hints.reduce<Windows.Window>(
+        (filled, hint) => Windows.record(filled, 1, hint, 0),
+        Windows.time(1000)
+      )
+      assert.strictEqual(Windows.read(window, 999).hintUntil, 9000)
+      assert.strictEqual(Windows.read(window, 1000).hintUntil, never)
+    }
+  })
+
   it("is one bucket when it is too short to be divided", () => {
     assert.strictEqual(Windows.time(199).bucketMs, 199)
     assert.strictEqual(Windows.time(200).bucketMs, 20)
@@ -59,6 +70,17 @@ describe("a window of calls", () => {
       assert.deepInclude(totals, { calls: last.length, sum: last.reduce((sum, value) => sum + value, 0) })
     }
   )
+
+  it("goes on from any window it was before", () => {
+    const full = fill(Windows.count(2), [[0, 3], [0, 5]])
+    Windows.record(full, 7, never, 0)
+    assert.deepInclude(Windows.read(Windows.record(full, 1, never, 0), 0), { calls: 2, sum: 6 })
+  })
+
+  it("keeps a wait only where one is stated", () => {
+    const window = Windows.record(Windows.record(Windows.count(3), 1, never, 0), 1, 5000, 0)
+    assert.isTrue(window._tag === "Count" && window.hints.length === 1)
+  })
 
   it("forgets a stated wait with the call that stated it", () => {
     const stated = Windows.record(Windows.count(2), 1, 5000, 0)

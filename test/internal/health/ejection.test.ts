@@ -16,6 +16,8 @@ describe("mayEject", () => {
       assert.isAtMost(ejected, Math.max(0, total - 1), `of ${total}`)
       assert.strictEqual(ejected, total < 2 ? 0 : Math.ceil(total / 2), `of ${total}`)
     }
+    assert.isTrue(Ejection.mayEject(201, 100))
+    assert.isFalse(Ejection.mayEject(200, 100))
   })
 
   it("takes other shares, and keeps more than one if asked", () => {
@@ -56,6 +58,7 @@ describe("lastResort", () => {
     assert.deepStrictEqual(Ejection.lastResort(refusals, 31, 10), { _tag: "Use", index: 1, at: 30 })
     assert.deepStrictEqual(Ejection.lastResort(refusals, 30, 10), { _tag: "Fail", recoversAt: 30 })
     assert.deepStrictEqual(Ejection.lastResort(refusals, 60, 35), { _tag: "Use", index: 1, at: 35 })
+    assert.deepStrictEqual(Ejection.lastResort(refusals, 60, 55), { _tag: "Use", index: 0, at: 55 })
   })
 
   it("one call at a time goes to a member", () => {

@@ -56,9 +56,10 @@ const table: ReadonlyArray<readonly [string, Core.Rules, ReadonlyArray<readonly 
     ["failed", "wait"],
     ["failed", "end with the first"]
   ]],
-  ["a failure with nothing beside it", { maxAttempts: 3, startsOnFailure: false }, [
+  ["a failure with nothing beside it ends, and nothing comes after that", { maxAttempts: 3, startsOnFailure: false }, [
     ["began", "start 0 and wait for the next"],
-    ["failed", "end with the first"]
+    ["failed", "end with the first"],
+    ["1 due", "wait"]
   ]],
   ["a refusal passes one over", { maxAttempts: 3, startsOnFailure: true }, [
     ["began", "start 0 and wait for the next"],

@@ -20,6 +20,7 @@ describe("quantile", () => {
   it("has no value without samples, and that of the only one", () => {
     assert.isUndefined(Samples.quantile(of([]), 0.95))
     assert.strictEqual(Samples.quantile(of([7]), 0.01), 7)
+    assert.strictEqual(Samples.quantile(of([7, 3, 9]), 0), 3)
   })
 
   it.effect.prop("agrees with sorting the latest samples", {

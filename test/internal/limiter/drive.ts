@@ -10,6 +10,7 @@ export interface Asked {
   readonly level?: number
   readonly tenant?: string
   readonly maxWaitMs?: number
+  readonly since?: number
 }
 
 export type Result = Engine.Done & { readonly at: number }
@@ -23,6 +24,7 @@ export const make = (limits: Limits, options: Partial<Engine.Options> = {}) => {
     reserve: 0,
     maxDebt: 1,
     idleMs: 600_000,
+    lagMs: 0,
     adaptive: false,
     processes: 1,
     weight: () => 1,

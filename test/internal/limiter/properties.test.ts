@@ -23,7 +23,7 @@ const limits: Readonly<Record<string, Limits>> = {
 const keys = Object.keys(limits)
 
 interface Sent {
-  readonly asked: Required<Asked>
+  readonly asked: Required<Omit<Asked, "since">>
   readonly at: number
 }
 
@@ -97,7 +97,7 @@ const run = (seed: number, steps: number, ageingMs: number) => {
     if (choice < 0.5) {
       const id = `${step}`
       const names = keys.filter(() => random() < 0.5)
-      const asked: Required<Asked> = {
+      const asked: Required<Omit<Asked, "since">> = {
         scopes: (names.length === 0 ? ["provider"] : names).map((key) => ({ key, limits: limits[key] ?? {} })),
         input: Math.floor(random() * 60),
         output: Math.floor(random() * 40),

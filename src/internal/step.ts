@@ -180,7 +180,13 @@ export const acquire = <A, E, R, B, E2, R2>(
     passed(moment)
     keep(value)
   })
-  return Effect.matchEffect(Effect.uninterruptible(kept), options)
+  return Effect.matchEffect(Effect.uninterruptible(kept), {
+    onSuccess: options.onSuccess,
+    onFailure: (error) => {
+      passed(moment)
+      return options.onFailure(error)
+    }
+  })
 }
 
 /**

@@ -115,10 +115,11 @@ describe("goodput of the whole stack, in virtual time", () => {
 })
 
 describe("goodput over real HTTP", () => {
-  // Sockets need real time: three seconds of twice the load, against a server that keeps its quota exactly.
+  // Sockets need real time: three seconds of twice the load, against a server that keeps its quota exactly, and few enough
+  // calls for a machine that has other things to do.
   it.live("twice the quota of a server: nearly all of it is used, nearly nothing is refused", () =>
     Effect.gen(function*() {
-      const requests = { limit: 40, per: "1 second" } as const
+      const requests = { limit: 12, per: "1 second" } as const
       const server = yield* ProviderServer.make({ format: "openai", limits: { requests } })
       const target = Target.make({ provider: "openai", model: "m", baseUrl: server.url, limits: { requests } })
       const service = Resilience.layer({ targets: [target], queueWait: "500 millis", patience: 0 }).pipe(

@@ -82,7 +82,13 @@ const millis = (time: Duration.Duration | undefined, otherwise: number): number 
   time === undefined ? otherwise : Duration.toMillis(time)
 
 /** Open times short enough that a provider is asked again soon after its recovery, however long it was away. */
-const defaultOpen = CircuitBreaker.exponential({ base: "5 seconds", max: "20 seconds" })
+const defaultOpen = CircuitBreaker.exponential({ base: "5 seconds", max: "10 seconds" })
+
+/** One probe at a time: what is asked that often should cost little while it is away. */
+const defaultCircuit: CircuitBreaker.Options = {
+  open: defaultOpen,
+  halfOpen: CircuitBreaker.successes({ required: 2, permitted: 1 })
+}
 
 const weighing: ReadonlySet<string> = new Set(["weighted", "leastBusy", "powerOfTwo"])
 
@@ -413,7 +419,7 @@ const planOf = (frame: File.Frame, problems: Array<Problem>, spareProviders: boo
     const circuit = form.circuit
     const breaker = attempt(
       [...path, "circuit"],
-      () => CircuitBreaker.make(circuit === undefined ? presetCircuit ?? { open: defaultOpen } : circuitOf(circuit))
+      () => CircuitBreaker.make(circuit === undefined ? presetCircuit ?? defaultCircuit : circuitOf(circuit))
     )
     const { hedge } = form
     const hedging = hedge === undefined ? undefined : attempt([...path, "hedge"], () => {

@@ -182,7 +182,7 @@ const Circuit = Schema.Struct({
         factor: optional(Positive, "Growth with each opening in a row; 2 by default.")
       })
     ]),
-    "How long a circuit stays open; from 5 seconds doubling to 20 seconds by default."
+    "How long a circuit stays open; from 5 seconds doubling to 10 seconds by default."
   ),
   successes: optional(Count, "Probes that have to succeed before it closes; 2 by default."),
   ramp: optionalTime("Time over which traffic returns after a close; at once by default.")

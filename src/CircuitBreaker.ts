@@ -1077,11 +1077,14 @@ const service = (
   const draws = config.open.jitter > 0 || config.ramp?.admission === "random"
   let nextToken = 1
 
-  const commit = (cell: Registries.Cell, state: Core.State, clock: Clock.Clock): void =>
+  const commit = (cell: Registries.Cell, state: Core.State, clock: Clock.Clock): void => {
+    // Most of what happens changes nothing.
+    if (state === cell.state) return
     registry.commit(cell, state, (_, change) => {
       const epoch = clock.currentTimeMillisUnsafe() - monotonic(clock)
       PubSub.publishUnsafe(pubsub, transitionOf(cell.key, change, epoch))
     })
+  }
 
   const noSeed = () => 0
   const use = (moment: Step.Moment, key: string): Registries.Cell =>

@@ -60,6 +60,8 @@ import type { Attempt, ErrorClass, Reason } from "./LLMError.ts"
 export class Events extends Context.Service<Events, {
   /** Publishes an event; it is made only when somebody listens. */
   readonly publish: (event: () => Event) => Effect.Effect<void>
+  /** Whether anybody listens now. */
+  readonly isHeard: () => boolean
   /** Emits what happens from now on, for any number of subscribers. */
   readonly stream: Stream.Stream<Event>
 }>()("breakwater/Events") {}
@@ -125,6 +127,7 @@ export const layer: Layer.Layer<Events> = Layer.effect(
     let listeners = 0
     const subscribed = Effect.acquireRelease(Effect.sync(() => listeners++), () => Effect.sync(() => listeners--))
     return Events.of({
+      isHeard: () => listeners > 0,
       publish: (event) => Step.make(() => listeners === 0 ? Exit.void : Effect.asVoid(PubSub.publish(pubsub, event()))),
       stream: Stream.unwrap(
         Effect.map(Effect.andThen(subscribed, PubSub.subscribe(pubsub)), (_) => Stream.fromSubscription(_))

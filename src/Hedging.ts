@@ -31,16 +31,16 @@
  *
  * @since 0.1.0
  */
-import * as Clock from "effect/Clock"
 import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
-import * as Effect from "effect/Effect"
+import type * as Effect from "effect/Effect"
 import * as Layer from "effect/Layer"
 import * as Option from "effect/Option"
 import * as Policies from "./internal/budget/policies.ts"
 import * as Races from "./internal/hedging/run.ts"
 import * as Samples from "./internal/hedging/samples.ts"
 import * as IdleMap from "./internal/idleMap.ts"
+import * as Step from "./internal/step.ts"
 
 /**
  * Service that tells when a request is slow, and whether it may be hedged.
@@ -292,7 +292,8 @@ export const race = <A, E, R>(
     mayStart,
     maxAttempts: wholeFrom("maxAttempts", options.maxAttempts ?? 2, 1),
     startsOnFailure: onFailure === "next",
-    graceMs: millisFrom("grace", options.grace ?? "100 millis", 0)
+    graceMs: millisFrom("grace", options.grace ?? "100 millis", 0),
+    sharesTimer: false
   })
 }
 
@@ -388,24 +389,27 @@ export const layerMemory = (options: Options = {}): Layer.Layer<Hedging> => {
       return observed === undefined ? undefined : Math.min(maxMillis, Math.max(minMillis, observed))
     }
 
+    // Each is a single step of the fiber: every call asks and tells.
+    const at = <A>(use: (now: number) => A): Effect.Effect<A> => Step.sync((moment) => use(Step.millis(moment)))
+
     return Hedging.of({
       policy,
       observe: (key, millis) =>
-        Effect.map(Clock.currentTimeMillis, (now) => {
+        at((now) => {
           // A clock that was set back says nothing.
           if (millis >= 0 && millis < Infinity) Samples.add(keys.use(key, now).samples, millis)
         }),
       delay: (key) =>
-        Effect.map(Clock.currentTimeMillis, (now) => {
+        at((now) => {
           const millis = delayOf(keys.peek(key, now))
           return millis === undefined ? undefined : Duration.millis(millis)
         }),
       request: (key) =>
-        Effect.map(Clock.currentTimeMillis, (now) => {
+        at((now) => {
           keys.use(key, now).ledger.apply(started, now)
         }),
       withdraw: (key) =>
-        Effect.map(Clock.currentTimeMillis, (now) => {
+        at((now) => {
           const kept = keys.use(key, now)
           const isGranted = kept.ledger.apply(withdrawn, now)
           if (isGranted) kept.granted++
@@ -413,12 +417,12 @@ export const layerMemory = (options: Options = {}): Layer.Layer<Hedging> => {
           return isGranted
         }),
       refund: (key) =>
-        Effect.map(Clock.currentTimeMillis, (now) => {
+        at((now) => {
           const kept = keys.use(key, now)
           kept.refunded++
           kept.ledger.apply(refunded, now)
         }),
-      snapshot: Effect.map(Clock.currentTimeMillis, (now) =>
+      snapshot: at((now) =>
         keys.entries(now).map(([key, kept]) => ({
           key,
           samples: kept.samples.count,
@@ -427,7 +431,8 @@ export const layerMemory = (options: Options = {}): Layer.Layer<Hedging> => {
           granted: kept.granted,
           refused: kept.refused,
           refunded: kept.refunded
-        })))
+        }))
+      )
     })
   })
 }

@@ -251,6 +251,11 @@ export interface Observation {
     readonly overloaded?: boolean | undefined
   } | undefined
   /**
+   * Set when nothing could be sent for a while: requests that were saved up meanwhile are void but for one, so that those
+   * who have waited do not resume in a burst.
+   */
+  readonly rested?: boolean | undefined
+  /**
    * When the request was sent, in milliseconds of the `Clock`: `Reservation.grantedAt`.
    *
    * @default now
@@ -860,7 +865,7 @@ const makeDesk = (
 }
 
 const observe = (engine: Engine.Engine, key: string, observation: Observation, random: number): void => {
-  const { limits, refused, sentAt } = observation
+  const { limits, refused, rested, sentAt } = observation
   const sent = engine.now.mono - Math.max(0, engine.now.wall - (sentAt ?? engine.now.wall))
   if (refused !== undefined) {
     const { dimension, overloaded = false, retryAfter, tokens = 0 } = refused
@@ -873,6 +878,7 @@ const observe = (engine: Engine.Engine, key: string, observation: Observation, r
       random
     })
   }
+  if (rested === true) Engine.rested(engine, key)
   if (limits !== undefined) Engine.stated(engine, key, limits, sent)
 }
 

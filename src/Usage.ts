@@ -192,7 +192,7 @@ const decode = (options: Options): Decoded => {
   }
 }
 
-/** Returns what `of` says about a target, which never changes, and asks it once. */
+/** Returns what a function says about a target, which never changes, and asks it once. */
 const once = <A>(of: (target: Target) => A): (target: Target) => A => {
   const known = new WeakMap<Target, { readonly value: A }>()
   return (target) => {
@@ -689,28 +689,20 @@ const requestOnly: Settlement = { ...nothing, requests: 1 }
  * @since 0.1.0
  */
 export const settlement = (outcome: Outcome, estimate: Estimate, emitted: number): Settlement => {
-  const used = { requests: 1, input: estimate.input, cachedInput: 0 } as const
   const { inputTokens, outputTokens } = outcome.usage ?? unreported
   // Some servers report zeros instead of nothing; no prompt has zero tokens.
-  const input = inputTokens.total !== undefined && inputTokens.total > 0 ? inputTokens.total : undefined
-  const known = {
-    requests: 1,
-    input: input ?? estimate.input,
-    cachedInput: input === undefined ? 0 : Math.min(input, inputTokens.cacheRead ?? 0)
-  } as const
+  const reported = inputTokens.total !== undefined && inputTokens.total > 0 ? inputTokens.total : undefined
+  const input = reported ?? estimate.input
+  const cachedInput = reported === undefined ? 0 : Math.min(reported, inputTokens.cacheRead ?? 0)
+  const used = (output: number): Settlement => ({ requests: 1, input, cachedInput, output })
   if (outcome._tag === "Success") {
     const output = outputTokens.total
-    return {
-      ...known,
-      output: output === undefined ? Math.max(estimate.output, emitted) : output === 0 ? emitted : output
-    }
+    return used(output === undefined ? Math.max(estimate.output, emitted) : output === 0 ? emitted : output)
   }
   // The usage of a stream that was cut may be that of its start.
-  if (input !== undefined || (outputTokens.total ?? 0) > 0) {
-    return { ...known, output: Math.max(outputTokens.total ?? 0, emitted) }
-  }
-  if (emitted > 0) return { ...used, output: emitted }
-  const whole: Settlement = { ...used, output: estimate.output }
+  if (reported !== undefined || (outputTokens.total ?? 0) > 0) return used(Math.max(outputTokens.total ?? 0, emitted))
+  if (emitted > 0) return used(emitted)
+  const whole = used(estimate.output)
   if (outcome._tag === "Interrupted") return outcome.sent ? whole : nothing
   switch (counts(outcome.error)) {
     case "everything":

@@ -64,6 +64,21 @@ describe("RateLimiter", () => {
       assert.include(error.message, "inputTokens of group:acme asks for 101")
     }).pipe(Effect.provide(RateLimiter.layerMemory())))
 
+  it.effect("one that began to wait before it came keeps its place", () =>
+    Effect.gen(function*() {
+      yield* TestClock.adjust("1 minute")
+      const request = { scopes: scopesOf(tokens(1)), tokens: { input: 1, output: 0 } }
+      const order: Array<string> = []
+      const fibers: Array<Fiber.Fiber<unknown, unknown>> = []
+      for (const [name, since] of [["first"], ["second"], ["back", 50_000], ["from tomorrow", 1e9]] as const) {
+        const held = Effect.map(hold({ ...request, since }), () => order.push(name))
+        fibers.push(yield* Effect.forkChild(held, { startImmediately: true }))
+      }
+      yield* TestClock.adjust("10 seconds")
+      yield* Fiber.joinAll(fibers)
+      assert.deepStrictEqual(order, ["first", "back", "second", "from tomorrow"])
+    }).pipe(Effect.provide(RateLimiter.layerMemory())))
+
   it.effect("a reservation taken without a scope is charged like any other, until it is ended or cancelled", () =>
     Effect.gen(function*() {
       const service = yield* limiter

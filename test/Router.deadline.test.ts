@@ -1,7 +1,8 @@
 import { assert, describe, it } from "@effect/vitest"
 import { CircuitBreaker, Cooldown, Health, type Router } from "breakwater"
 import * as TestProvider from "breakwater/testing/TestProvider"
-import { Clock, type Duration, Effect, Schedule, Stream } from "effect"
+import { Clock, Duration, Effect, Schedule, Stream } from "effect"
+import { TestClock } from "effect/testing"
 import * as Calls from "./support/Calls.ts"
 
 const { calledTargets, complete, limited, streamParts, target, underTime, withRouter } = Calls
@@ -55,6 +56,25 @@ describe("Router deadline", () => {
         assert.deepStrictEqual(starts, [...expected])
       }
     }))
+
+  it.effect("what was sent before a target timed out says nothing new when it times out later, what was sent after does", () =>
+    Effect.gen(function*() {
+      const cooldown = yield* Cooldown.Cooldown
+      const remaining = Effect.map(cooldown.remaining("target:p0/m"), Duration.toMillis)
+      const call = Effect.forkChild(Effect.exit(complete({ deadline: "65 seconds" })))
+      yield* call
+      yield* TestClock.adjust("4 seconds")
+      yield* call
+      yield* TestClock.adjust("56 seconds")
+      assert.strictEqual(yield* remaining, 10_000)
+      yield* TestClock.adjust("4 seconds")
+      assert.strictEqual(yield* remaining, 6000)
+      yield* TestClock.adjust("10 seconds")
+      assert.strictEqual(yield* remaining, 0)
+      yield* call
+      yield* TestClock.adjust("60 seconds")
+      assert.strictEqual(yield* remaining, 10_000)
+    }).pipe(Effect.provide(withRouter({ targets: pool(1) }, { "*": [TestProvider.stall()] }))))
 
   it.effect("a target that is not free gets nothing of the time", () =>
     Effect.gen(function*() {

@@ -162,7 +162,7 @@ describe("bench", () => {
 
   it.live("every probe of memory runs, and what is idle is forgotten", () =>
     Effect.gen(function*() {
-      const [targets, calls, keys] = yield* Effect.forEach(Memory.items(0.05), ({ run }) => run(), { concurrency: 2 })
+      const [targets, calls, keys] = yield* Effect.forEach(Memory.items(0.2), ({ run }) => run(), { concurrency: 2 })
       assert.deepStrictEqual([targets, calls, keys].map((table) => table?.rows.length), [3, 10, 11])
       for (const { figures, name, ratios } of [targets, calls, keys].flatMap((table) => table?.rows ?? [])) {
         for (const figure of [...figures.slice(0, 2), ...ratios.map((_) => _.ratio)]) assert.isAbove(figure, 0, name)

@@ -113,7 +113,9 @@ export const at = <A, E, R>(take: Take<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.withFiber((fiber) => take(now(fiber)))
 
 const taken = <A, E, R>(moment: Moment, effect: Effect.Effect<A, E, R>): Effect.Effect<A, E, R> =>
-  effect instanceof Step ? effect.take(moment) : effect
+  isStep(effect) ? effect.take(moment) : effect
+
+const isStep = <A, E, R>(effect: Effect.Effect<A, E, R>): effect is Step<A, E, R> => effect instanceof Step
 
 /**
  * Goes on with the result of an effect, in the same step where that is possible.
@@ -178,7 +180,13 @@ export const acquire = <A, E, R, B, E2, R2>(
     passed(moment)
     keep(value)
   })
-  return Effect.matchEffect(Effect.uninterruptible(kept), options)
+  return Effect.matchEffect(Effect.uninterruptible(kept), {
+    onSuccess: options.onSuccess,
+    onFailure: (error) => {
+      passed(moment)
+      return options.onFailure(error)
+    }
+  })
 }
 
 /**

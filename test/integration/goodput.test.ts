@@ -63,10 +63,10 @@ describe("goodput of the whole stack, in virtual time", () => {
           quota: { requests: perMinute(300) },
           configured: { requests: perMinute(300) },
           traffic: [[5 * load, 100, 100]],
-          minutes: 10,
+          minutes: 6,
           seed: load
         })
-        assert.isAtLeast(report.goodput.answers / (9 * 300), 0.99)
+        assert.isAtLeast(report.goodput.answers / (5 * 300), 0.99)
         assert.isBelow(report.refusedShare ?? 1, 0.001)
         assert.isAtMost(report.calls.waitMs.p99, 15_000)
       }))
@@ -78,10 +78,10 @@ describe("goodput of the whole stack, in virtual time", () => {
         quota: { tokens: perMinute(150_000) },
         configured: { tokens: perMinute(150_000) },
         traffic: [[3.75, 200, 100], [1.25, 4000, 2000]],
-        minutes: 30,
+        minutes: 20,
         seed: 3
       })
-      assert.isAtLeast(report.goodput.tokens / (29 * 150_000), 0.99)
+      assert.isAtLeast(report.goodput.tokens / (19 * 150_000), 0.99)
       assert.isBelow(report.refusedShare ?? 1, 0.001)
       const ratio = report.fairness.largeToSmall ?? 0
       assert.isAtLeast(ratio, 0.9)
@@ -103,11 +103,11 @@ describe("goodput of the whole stack, in virtual time", () => {
             configured,
             countRejected,
             traffic: [[10, 100, 100]],
-            minutes: 15,
+            minutes: 10,
             warmUpMinutes: 3,
             seed: 5
           })
-          assert.isAtLeast(report.goodput.answers / (12 * 300), 0.97)
+          assert.isAtLeast(report.goodput.answers / (7 * 300), 0.97)
           assert.isBelow(report.refusedShare ?? 1, 0.02)
         }))
     }
@@ -115,10 +115,11 @@ describe("goodput of the whole stack, in virtual time", () => {
 })
 
 describe("goodput over real HTTP", () => {
-  // Sockets need real time: three seconds of twice the load, against a server that keeps its quota exactly.
+  // Sockets need real time: three seconds of twice the load, against a server that keeps its quota exactly, and few enough
+  // calls for a machine that has other things to do.
   it.live("twice the quota of a server: nearly all of it is used, nearly nothing is refused", () =>
     Effect.gen(function*() {
-      const requests = { limit: 40, per: "1 second" } as const
+      const requests = { limit: 12, per: "1 second" } as const
       const server = yield* ProviderServer.make({ format: "openai", limits: { requests } })
       const target = Target.make({ provider: "openai", model: "m", baseUrl: server.url, limits: { requests } })
       const service = Resilience.layer({ targets: [target], queueWait: "500 millis", patience: 0 }).pipe(

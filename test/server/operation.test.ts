@@ -80,6 +80,7 @@ describe("a client that leaves", () => {
     Effect.gen(function*() {
       const { gateway, openai, port } = yield* world({
         server: { reply: "y".repeat(20_000_000), chunkSize: 4000 },
+        model: { timeouts: {} },
         config: {
           server: { slowClient: "2 seconds" }
         }
@@ -106,6 +107,7 @@ describe("a client that leaves", () => {
       const text = "z".repeat(300_000)
       const { port } = yield* world({
         server: { reply: text, chunkSize: 3000 },
+        model: { timeouts: {} },
         config: { server: { slowClient: "1 second" } }
       })
       const { response } = yield* open(port, { ...hello, stream: true })

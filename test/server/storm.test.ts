@@ -81,7 +81,7 @@ describe("a storm of both faces", () => {
         return { fibers: alive(), timers: timers(), heap: heapMiB() }
       })
       const before = yield* quiet
-      const tally = yield* Storm.run({ ...options, seed: "again", millis: 6000 })
+      const tally = yield* Storm.run({ ...options, seed: "again", millis: 6000, least: 1000 })
       const after = yield* quiet
 
       assert.deepStrictEqual([tally.short, tally.lost], [0, 0])

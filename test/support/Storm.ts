@@ -10,6 +10,8 @@ export interface Options {
   /** Streams at the same time. */
   readonly streams: number
   readonly millis: number
+  /** Streams that there are at least, however long they take. */
+  readonly least?: number
   /** Share of the clients that leave at a moment of their own, before the head of the answer or after it. */
   readonly leaving: number
   /** Longest time until a client leaves. */
@@ -103,11 +105,13 @@ export const run = (options: Options): Effect.Effect<Tally> =>
     const counts = { complete: 0, failed: 0, refused: 0, left: 0, short: 0, lost: 0 }
     const statuses: Record<string, number> = {}
     let longest = 0
+    let begun = 0
     const until = (yield* Clock.currentTimeMillis) + options.millis
     const client = Effect.gen(function*() {
       for (;;) {
         const start = yield* Clock.currentTimeMillis
-        if (start >= until) return
+        if (start >= until && begun >= (options.least ?? 0)) return
+        begun++
         const leaves = (yield* Random.next) < options.leaving
         const leaveAfter = leaves ? (yield* Random.next) * options.leaveWithin : undefined
         const path = (yield* Random.next) < 0.5 ? faces[0] : faces[1]

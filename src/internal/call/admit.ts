@@ -124,6 +124,12 @@ export const failed = (call: Call, attempt: Attempt, error: LLMError): Effect.Ef
   )
 }
 
+/** Tells the limiter that a target answers again that could not be asked for a while. */
+export const recovered = (call: Call, { member, permit }: Attempt): Effect.Effect<void> => {
+  const key = member.limits[0]?.key
+  return permit.isProbe && key !== undefined ? call.engine.limiter.observe(key, { rested: true }) : Exit.void
+}
+
 /** Lets the limiter read the rate-limit headers of whatever is received in the context. */
 export const observing = (call: Call, attempt: Attempt): ContextChange | undefined => {
   const key = attempt.member.limits[0]?.key

@@ -15,28 +15,29 @@ import * as Decisions from "./decision.ts"
 /** What must not be asked now: what is cooling, and what an open circuit refuses. The board is read again as well. */
 export const blocked = (moment: Step.Moment, call: Call): Effect.Effect<Decisions.Cooling> => {
   const { engine } = call
-  const read = engine.strategy.reads.length === 0 ? Exit.void : Boards.refresh(moment, engine)
+  return engine.strategy.reads.length === 0
+    ? asked(moment, call)
+    : Step.flatMap(moment, Boards.refresh(moment, engine), () => asked(moment, call))
+}
+
+const asked = (moment: Step.Moment, call: Call): Effect.Effect<Decisions.Cooling> => {
+  const { circuitKeys, circuits, cooldown, groups } = call.engine
   return Step.flatMap(
     moment,
-    read,
-    () =>
-      Step.flatMap(
-        moment,
-        engine.cooldown.latest(engine.groups),
-        (cooling) =>
-          Step.flatMap(moment, engine.circuits.checkAll(engine.circuitKeys), (verdicts) => {
-            if (verdicts.length === 0) {
-              call.overruled = noOne
-              return Exit.succeed(cooling)
-            }
-            const now = Step.millis(moment)
-            call.overruled = overruledOf(call, cooling, verdicts, now)
-            const obeyed = verdicts.map((verdict, index) =>
-              call.overruled.includes(index) ? { ...verdict, admits: true } : verdict
-            )
-            return Exit.succeed(Decisions.withCircuits(cooling, obeyed, now))
-          })
-      )
+    cooldown.latest(groups),
+    (cooling) =>
+      Step.flatMap(moment, circuits.checkAll(circuitKeys), (verdicts) => {
+        if (verdicts.length === 0) {
+          call.overruled = noOne
+          return Exit.succeed(cooling)
+        }
+        const now = Step.millis(moment)
+        call.overruled = overruledOf(call, cooling, verdicts, now)
+        const obeyed = verdicts.map((verdict, index) =>
+          call.overruled.includes(index) ? { ...verdict, admits: true } : verdict
+        )
+        return Exit.succeed(Decisions.withCircuits(cooling, obeyed, now))
+      })
   )
 }
 

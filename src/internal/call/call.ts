@@ -37,6 +37,8 @@ export interface Engine {
   readonly circuitKeys: ReadonlyArray<string>
   /** What the strategies read of the candidates. */
   readonly board: Board
+  /** Whether a candidate is silent and has as many attempts in flight as it may have. */
+  readonly isSilent: (index: number, now: number) => boolean
   /** Which candidate is tried first, of those that are free. */
   readonly strategy: Strategy
   /** The same for a call with an affinity. */
@@ -69,6 +71,8 @@ export interface Engine {
   readonly events: Events["Service"] | undefined
   /** Calls that have begun. */
   calls: number
+  /** When the last cooldown after a timeout began, by its scope. */
+  readonly hung: Map<string, number>
 }
 
 export type LimitScope = Request["scopes"][number]
@@ -94,6 +98,8 @@ export interface Member extends Decisions.Candidate {
   readonly health: ReadonlyArray<string>
   /** Key of the retry budget that retries on the target are charged to. */
   readonly budget: string
+  /** Keys under which it is known how long calls of a kind take. */
+  readonly hedging: Readonly<Record<Need["kind"], string>>
 }
 
 /** What a call asks for, whatever is sent: a request of a model, or any effect. */

@@ -63,21 +63,29 @@ export const make = (
     retry: typeof options.retry === "function" ? options.retry(target) : options.retry ?? Retry.standard,
     circuit: once(`target:${target.id}`),
     health: healthKeys(target).map(once),
-    budget: once(`${target.provider}/${target.model}`)
+    budget: once(`${target.provider}/${target.model}`),
+    hedging: {
+      complete: once(`complete:${target.provider}/${target.model}`),
+      stream: once(`stream:${target.provider}/${target.model}`),
+      execute: once(`execute:${target.provider}/${target.model}`)
+    }
   })).sort((a, b) => a.target.order - b.target.order)
+  const board = Boards.make(candidates)
   return {
     ...checked,
     ...parts,
     candidates,
     groups: candidates.map((_) => _.scopeKeys),
     circuitKeys: candidates.map((_) => _.circuit),
-    board: Boards.make(candidates),
+    board,
+    isSilent: (index, now) => Boards.isSilent(board, index, now),
     everyone: { fit: new Uint8Array(candidates.length).fill(1), fitting: candidates.length, skipped: [] },
     selective: candidates.some(({ target }) =>
       target.tenants !== undefined || Object.values(target.capabilities).includes(false)
     ),
     smallestWindow: Math.min(...candidates.map((_) => _.target.contextWindow ?? Number.POSITIVE_INFINITY)),
-    calls: 0
+    calls: 0,
+    hung: new Map()
   }
 }
 

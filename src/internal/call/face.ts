@@ -68,14 +68,17 @@ export const complete = (
     const prepared = checked.success
     return Step.flatMap(moment, Fitnesses.ofRequest(engine, prepared), (fitness) => {
       const call = Calls.begin(moment, engine, needOf(engine, "complete", prepared), fitness)
-      const served = Calls.run<Reply, never>(moment, {
+      const loop: Loop<Reply> = {
         call,
         parent: undefined,
         perform: (attempt) => Attempts.complete(call, attempt, adapterOf(attempt.member), prepared),
         spent: reported
-      })
-      return Effect.map(served, ({ attempt, value }) =>
-        Completions.make(attempt.member.target, value, call.attempts, Records.timings(call)))
+      }
+      return Calls.run(
+        moment,
+        loop,
+        ({ attempt, value }) => Completions.make(attempt.member.target, value, call.attempts, Records.timings(call))
+      )
     })
   })
 
@@ -99,7 +102,7 @@ export const stream = (engine: Engine, request: CompletionRequest): Stream.Strea
       const watched = engine.events === undefined ? Effect.void : Scope.addFinalizer(scope, left)
       return Effect.andThen(
         watched,
-        Effect.map(Calls.run(moment, loop), (served) => Streaming.handOver(loop, session, served, undefined))
+        Calls.run(moment, loop, (served) => Streaming.handOver(loop, session, served, undefined))
       )
     })
   }))
@@ -139,7 +142,7 @@ export const execute = <A, E, R>(
       tokens,
       estimate: () => estimate
     }, fitness)
-    const served = Calls.run<A, R>(moment, {
+    const loop: Loop<A, R> = {
       call,
       parent: undefined,
       perform: (attempt) => {
@@ -147,8 +150,8 @@ export const execute = <A, E, R>(
         return Attempts.attempted(call, attempt, Effect.mapError(perform(target), (error) => classify(error, target)))
       },
       spent: (value) => ({ _tag: "Told", usage: usage === undefined ? "unknown" : told(usage, value) })
-    })
-    return Effect.map(served, ({ attempt, value }) => ({
+    }
+    return Calls.run(moment, loop, ({ attempt, value }) => ({
       value,
       target: attempt.member.target.id,
       attempts: call.attempts,

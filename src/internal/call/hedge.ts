@@ -3,11 +3,12 @@
  *
  * @internal
  */
-import type * as Duration from "effect/Duration"
+import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import * as Scope from "effect/Scope"
-import * as Hedging from "../../Hedging.ts"
+import type * as Hedging from "../../Hedging.ts"
+import * as Races from "../hedging/run.ts"
 import * as Step from "../step.ts"
 import { blocked } from "./blocked.ts"
 import type { Call, Chosen, Ended, Failed, Loop, Served } from "./call.ts"
@@ -75,10 +76,13 @@ export const hedged = <A, R>(
 
   const raced = (delay: Duration.Duration): Effect.Effect<Ended<A>, never, R> =>
     Effect.match(
-      Hedging.race<Served<A>, Ended<A>, R>((index) => index > 0 && next !== undefined ? beside(next) : first, {
+      Races.run<Served<A>, Ended<A>, R>({
+        start: (index) => index > 0 && next !== undefined ? beside(next) : first,
         maxAttempts: 1 + maxHedges,
-        delay,
-        onFailure: "stop",
+        delay: Duration.toMillis(delay),
+        startsOnFailure: false,
+        graceMs: 100,
+        sharesTimer: true,
         isFatal: (ended) =>
           ended._tag === "Failed" && ended.rule.otherTargets === "never" && ended.rule.sameTarget === "never",
         mayStart: () =>
@@ -104,7 +108,8 @@ export const hedged = <A, R>(
     return Effect.andThen(closed, giveBack(call))
   }
 
-  return Effect.flatMap(
+  return Step.flatMap(
+    moment,
     hedging.delay(key),
     (delay) => delay === undefined ? primary : Effect.onExitPrimitive(raced(delay), over)
   )

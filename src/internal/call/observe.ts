@@ -78,6 +78,7 @@ export const succeeded = (
     hear(moment, call, attempt, undefined),
     Records.success(moment, call, attempt, spent),
     attempt.permit.success,
+    Admissions.recovered(call, attempt),
     Admissions.succeeded(moment, call, attempt, spent),
     recordHealth(call, attempt, {
       _tag: "Success",
@@ -130,7 +131,7 @@ const observeLoser = (moment: Step.Moment, call: Call, attempt: Attempt): Effect
     : Exit.void
 
 /** Streams are hedged by their first content, all else by the whole answer. */
-export const hedgingKey = (call: Call, member: Member): string => `${call.need.hedgedAs}:${member.budget}`
+export const hedgingKey = (call: Call, member: Member): string => member.hedging[call.need.hedgedAs]
 
 /** Tells of a failure, and writes into the record what it is to the caller. */
 export const failed = (

@@ -45,7 +45,7 @@ const add = (call: Call, entry: Errors.Attempt): Effect.Effect<void> => {
   const last = attempts[attempts.length - 1]
   if (entry.outcome === "interrupted" && last?.outcome === "success") attempts.splice(-1, 0, entry)
   else attempts.push(entry)
-  return engine.events === undefined ? Exit.void : engine.events.publish(() => ({
+  return engine.events?.isHeard() !== true ? Exit.void : engine.events.publish(() => ({
     _tag: "AttemptEnded",
     call: call.id,
     at: call.clock.currentTimeMillisUnsafe(),
@@ -95,7 +95,7 @@ export const ended = (
   const { events } = call.engine
   if (events === undefined || call.over) return Exit.void
   call.over = true
-  return events.publish(() => {
+  return !events.isHeard() ? Exit.void : events.publish(() => {
     const at = call.clock.currentTimeMillisUnsafe()
     return {
       _tag: "CallEnded",

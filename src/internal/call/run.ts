@@ -6,6 +6,7 @@
 import * as Cause from "effect/Cause"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
+import { identity } from "effect/Function"
 import * as Option from "effect/Option"
 import * as Random from "effect/Random"
 import * as Scope from "effect/Scope"
@@ -13,7 +14,6 @@ import * as Errors from "../../LLMError.ts"
 import * as Retry from "../../Retry.ts"
 import * as Step from "../step.ts"
 import { blocked } from "./blocked.ts"
-import * as Boards from "./board.ts"
 import type { Attempt, Call, Engine, Fitness, Loop, Need, Served } from "./call.ts"
 import { charge, refund } from "./charge.ts"
 import * as Decisions from "./decision.ts"
@@ -45,7 +45,7 @@ export const begin = (moment: Step.Moment, engine: Engine, need: Need, fitness: 
         board.affinity = need.affinity
         return strategy.pick(board, 0, board.count, draw)
       },
-      isSilent: (index, now) => Boards.isSilent(board, index, now),
+      isSilent: engine.isSilent,
       maxAttempts: engine.maxAttempts,
       attemptMs: need.attemptMs,
       patienceMs: engine.patienceMs,
@@ -79,10 +79,11 @@ const noOne: ReadonlyArray<number> = []
  *
  * What an attempt has opened is closed before the next one begins.
  */
-export const run = <A, R>(
+export const run = <A, B, R>(
   moment: Step.Moment,
-  loop: Loop<A, R>
-): Effect.Effect<Served<A>, Errors.LLMError, R> => watched(moment, loop, start)
+  loop: Loop<A, R>,
+  answer: (served: Served<A>) => B
+): Effect.Effect<B, Errors.LLMError, R> => watched(moment, loop, start, answer)
 
 const start: Decisions.Event = { _tag: "Start" }
 
@@ -95,31 +96,41 @@ export const resume = <A, R>(
 ): Effect.Effect<Served<A>, Errors.LLMError, R> =>
   Effect.flatMap(
     settle(loop.call, attempt, error),
-    (event) => Step.at((moment) => watched(moment, loop, options.sameTarget ? event : { ...event, retryMs: undefined }))
+    (event) =>
+      Step.at((moment) =>
+        watched(moment, loop, options.sameTarget ? event : { ...event, retryMs: undefined }, identity)
+      )
   )
 
-const watched = <A, R>(
+const watched = <A, B, R>(
   moment: Step.Moment,
   loop: Loop<A, R>,
-  event: Decisions.Event
-): Effect.Effect<Served<A>, Errors.LLMError, R> =>
-  Effect.onExitPrimitive(react(loop, event), (exit) => {
+  event: Decisions.Event,
+  answer: (served: Served<A>) => B
+): Effect.Effect<B, Errors.LLMError, R> =>
+  Effect.onExitPrimitive(react(moment, loop, event, answer), (exit) => {
     Step.passed(moment)
     return Step.rest(Step.all(moment, [refund(loop.call), endedBy(loop.call, exit)]))
   })
 
 // A stream that is served has not ended.
-const endedBy = <A>(call: Call, exit: Exit.Exit<Served<A>, Errors.LLMError>): Effect.Effect<void> =>
+const endedBy = (call: Call, exit: Exit.Exit<unknown, Errors.LLMError>): Effect.Effect<void> =>
   Exit.isFailure(exit)
     ? Records.ended(call, undefined, Option.getOrUndefined(Cause.findErrorOption(exit.cause)))
     : call.need.kind === "stream"
     ? Exit.void
-    : Records.ended(call, exit.value.attempt.member.target.id)
+    : Records.ended(call, call.attempts[call.attempts.length - 1]?.target)
 
-const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Served<A>, Errors.LLMError, R> => {
-  const { call } = loop
-  return Step.at((moment) =>
-    Step.flatMap(moment, blocked(moment, call), (cooling) => {
+const react = <A, B, R>(
+  moment: Step.Moment,
+  loop: Loop<A, R>,
+  event: Decisions.Event,
+  answer: (served: Served<A>) => B
+): Effect.Effect<B, Errors.LLMError, R> =>
+  Effect.suspend(() => {
+    const { call } = loop
+    Step.passed(moment)
+    return Step.flatMap(moment, blocked(moment, call), (cooling) => {
       const before = call.state
       const [state, decision] = Decisions.decide(
         call.setup,
@@ -135,17 +146,17 @@ const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Se
             call.engine.hedging === undefined
               ? attempt(moment, loop, decision)
               : hedged(moment, loop, decision, call.engine.hedging),
-            (ended) => ended._tag === "Served" ? Effect.succeed(ended) : react(loop, ended)
+            (ended) => ended._tag === "Served" ? Effect.succeed(answer(ended)) : react(moment, loop, ended, answer)
           )
         case "Wait": {
           const waiting = Effect.andThen(Records.logWait(call, decision), wait(call, decision))
-          const waited = Effect.andThen(waiting, react(loop, { ...decision, _tag: "Waited" }))
+          const waited = Effect.andThen(waiting, react(moment, loop, { ...decision, _tag: "Waited" }, answer))
           if (event._tag !== "Failed" || decision.stated) return waited
           // A retry that the budget refuses is decided anew, as if the schedule had ended.
           return Effect.flatMap(charge(call, decision, event.error), (granted) => {
             if (granted) return waited
             call.state = before
-            return react(loop, { ...event, retryMs: undefined })
+            return react(moment, loop, { ...event, retryMs: undefined }, answer)
           })
         }
         case "Stop":
@@ -155,8 +166,7 @@ const react = <A, R>(loop: Loop<A, R>, event: Decisions.Event): Effect.Effect<Se
           )
       }
     })
-  )
-}
+  })
 
 /** Where a circuit is all there is to surface, its own refusal says which class of failure has opened it. */
 const asRefused = (call: Call, error: Errors.LLMError): Effect.Effect<Errors.LLMError> => {

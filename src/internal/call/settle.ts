@@ -81,13 +81,25 @@ const cool = (
   const scopeKey = Targets.scopeKey(attempt.member.target, Recovery.cooldownScope(rule, error))
   return Effect.andThen(
     Records.logFailure(call, error),
-    millis === 0 || scopeKey === undefined
+    millis === 0 || scopeKey === undefined || isOldNews(call, attempt, error, scopeKey)
       ? Effect.void
       : Effect.andThen(
         call.engine.cooldown.start(scopeKey, millis, error.reason),
         Records.logCooldown(scopeKey, millis, error.reason)
       )
   )
+}
+
+/**
+ * What was sent before others of its kind timed out, and times out after them, tells of the same time as they did: it says
+ * nothing of how its target is now, and must not keep it out of use.
+ */
+const isOldNews = ({ clock, engine: { hung } }: Call, attempt: Attempt, error: Errors.LLMError, scopeKey: string) => {
+  if (error.errorClass !== "timeout" || error.retryAfter !== undefined) return false
+  const since = hung.get(scopeKey)
+  if (since !== undefined && attempt.startedAt < since) return true
+  hung.set(scopeKey, clock.currentTimeMillisUnsafe())
+  return false
 }
 
 const retryDelay = (

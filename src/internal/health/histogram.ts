@@ -24,6 +24,8 @@ export interface Histogram {
   /** The time at which a sample weighs 1. */
   landmark: number
   latest: number
+  /** What a sample weighs at the latest time. */
+  unit: number
   samples: number
   /** What `slow` last found, and how many samples there have to be before it looks again. */
   slow: number | undefined
@@ -37,6 +39,7 @@ export const make = (tauMs: number, now: number): Histogram => ({
   tauMs,
   landmark: now,
   latest: now,
+  unit: 1,
   samples: 0,
   slow: undefined,
   slowUntil: 0
@@ -44,19 +47,23 @@ export const make = (tauMs: number, now: number): Histogram => ({
 
 /** @internal */
 export const add = (histogram: Histogram, millis: number, now: number): void => {
-  histogram.latest = Math.max(histogram.latest, now)
-  let exponent = (histogram.latest - histogram.landmark) / histogram.tauMs
-  if (exponent > largestExponent) {
-    const scale = Math.exp(-exponent)
-    histogram.weights = histogram.weights.map((weight) => weight * scale)
-    histogram.landmark = histogram.latest
-    exponent = 0
-  }
+  if (now > histogram.latest) advance(histogram, now)
   histogram.samples++
   const index = millis <= 1 ? 0 : Math.min(buckets - 1, Math.floor(Math.log(millis) / logGrowth))
   const weights = reaching(histogram, index)
   const place = index - histogram.first
-  weights[place] = (weights[place] ?? 0) + Math.exp(exponent)
+  weights[place] = (weights[place] ?? 0) + histogram.unit
+}
+
+const advance = (histogram: Histogram, now: number): void => {
+  histogram.latest = now
+  const exponent = (now - histogram.landmark) / histogram.tauMs
+  const unit = Math.exp(exponent)
+  histogram.unit = unit
+  if (exponent <= largestExponent) return
+  histogram.weights = histogram.weights.map((weight) => weight / unit)
+  histogram.landmark = now
+  histogram.unit = 1
 }
 
 /** The weights, with those of a bucket among them. */

@@ -4,12 +4,15 @@
  * @internal
  */
 import * as Cause from "effect/Cause"
-import type * as Context from "effect/Context"
+import * as Clock from "effect/Clock"
+import * as Context from "effect/Context"
 import * as Duration from "effect/Duration"
 import * as Effect from "effect/Effect"
 import * as Exit from "effect/Exit"
 import type * as Fiber from "effect/Fiber"
 import * as Option from "effect/Option"
+import * as Scheduler from "effect/Scheduler"
+import * as Alarms from "../alarm.ts"
 import * as Core from "./core.ts"
 
 /** @internal */
@@ -20,6 +23,8 @@ export interface Race<A, E, R> extends Core.Rules {
   readonly mayStart: ((index: number) => Effect.Effect<boolean>) | undefined
   /** Milliseconds that the result waits for the attempts that lost. */
   readonly graceMs: number
+  /** Whether delays are alarms on the one timer of the clock, as the limits of time of calls are, and not fibers. */
+  readonly sharesTimer: boolean
 }
 
 /**
@@ -33,6 +38,8 @@ export type Delay = number | ((index: number) => Effect.Effect<Duration.Input | 
 export const run = <A, E, R>(race: Race<A, E, R>): Effect.Effect<A, E, R> =>
   Effect.contextWith((context: Context.Context<R>) => {
     const fork = Effect.runForkWith(context)
+    const clock = Context.get(context, Clock.Clock)
+    const scheduler = Context.get(context, Scheduler.Scheduler)
 
     // All is done in the registration, because from there on an interruption of the caller always finds the finalizer.
     return Effect.callback<A, E>((resume) => {
@@ -40,7 +47,8 @@ export const run = <A, E, R>(race: Race<A, E, R>): Effect.Effect<A, E, R> =>
       /** Fibers that have not ended, with the one that is being forked. */
       let alive = 0
       let onLast: (() => void) | undefined
-      let timer: Fiber.Fiber<unknown, unknown> | undefined
+      /** Stops the wait for the next attempt. */
+      let disarm: (() => void) | undefined
       let grace: Fiber.Fiber<unknown, unknown> | undefined
 
       const events: Array<Core.Event> = []
@@ -93,8 +101,8 @@ export const run = <A, E, R>(race: Race<A, E, R>): Effect.Effect<A, E, R> =>
           case "Wait":
             return
           case "Start": {
-            timer?.interruptUnsafe()
-            timer = undefined
+            disarm?.()
+            disarm = undefined
             begin(decision.index)
             if (decision.arms && !isOver && decisive === undefined) arm(decision.index + 1)
             return
@@ -138,14 +146,21 @@ export const run = <A, E, R>(race: Race<A, E, R>): Effect.Effect<A, E, R> =>
         if (delay === Infinity) return
         const due: Core.Event = { _tag: "Due", index }
         if (typeof delay === "number" && delay <= 0) return tell(due)
-        timer = launch(waiting(delay, index), (exit) => {
+        if (typeof delay === "number" && race.sharesTimer) {
+          const alarm = Alarms.set(clock, scheduler, delay, () => tell(due))
+          disarm = () => Alarms.clear(alarm, "soon")
+          return
+        }
+        const timer = launch(waiting(delay, index), (exit) => {
           if (Exit.isSuccess(exit)) return exit.value ? tell(due) : undefined
           if (!Cause.hasInterruptsOnly(exit.cause)) decide(Exit.failCause(exit.cause))
         })
+        disarm = () => timer.interruptUnsafe()
       }
 
       const stop = (): void => {
         isOver = true
+        disarm?.()
         for (const fiber of fibers) fiber.interruptUnsafe()
       }
 

@@ -50,6 +50,25 @@ export const amountIn = (amounts: Amounts, dimension: Dimension): number => {
   }
 }
 
+/**
+ * Returns the most that a request may take of limits as they are configured.
+ *
+ * @internal
+ */
+export const mostOf = (accounts: ReadonlyArray<Account>): Amounts => {
+  const most = amounts(Infinity, Infinity, Infinity, Infinity)
+  for (const { meters, plan } of accounts) {
+    most.concurrency = Math.min(most.concurrency, plan.concurrency)
+    for (const meter of meters) most[meter.dimension] = Math.min(most[meter.dimension], meter.most)
+  }
+  return most
+}
+
+/** @internal */
+export const exceeds = (wanted: Amounts, most: Readonly<Amounts>): boolean =>
+  wanted.requests > most.requests || wanted.tokens > most.tokens || wanted.inputTokens > most.inputTokens ||
+  wanted.outputTokens > most.outputTokens || wanted.concurrency > most.concurrency || wanted.interval > most.interval
+
 /** @internal */
 export const addTo = (sum: Amounts, part: Amounts, sign: 1 | -1): void => {
   sum.requests += sign * part.requests
@@ -117,6 +136,8 @@ export interface Footing {
   readonly accounts: ReadonlyArray<Account>
   /** The meters of all accounts. */
   readonly meters: ReadonlyArray<Meter.Meter>
+  /** The most that a request may take in each dimension. */
+  readonly most: Readonly<Amounts>
   /** Which state of all accounts it is true of. */
   readonly version: number
 }

@@ -82,6 +82,15 @@ export const take = (bucket: Bucket, amount: number, now: number): void => {
 }
 
 /**
+ * Leaves no more than an amount.
+ *
+ * @internal
+ */
+export const spill = (bucket: Bucket, amount: number, now: number): void => {
+  bucket.level = Math.min(available(bucket, now), amount)
+}
+
+/**
  * Gives back, up to the capacity: what goes beyond has been refilled meanwhile.
  *
  * @internal

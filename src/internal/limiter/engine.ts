@@ -20,6 +20,7 @@
  * @internal
  */
 import * as Account from "./account.ts"
+import * as Bucket from "./bucket.ts"
 import * as Heap from "./heap.ts"
 import * as Learning from "./learning.ts"
 import * as Limits from "./limits.ts"
@@ -179,9 +180,9 @@ export const at = (engine: Engine, mono: number, wall: number): void => {
 
 /** @internal */
 export const reserve = (engine: Engine, ask: Ask): Outcome => {
-  const { accounts, meters } = resolve(engine, ask.scopes)
+  const { accounts, meters, most } = resolve(engine, ask.scopes)
   const wanted = Account.amounts(1, ask.input, ask.output, ask.slots)
-  const oversize = findOversize(accounts, wanted)
+  const oversize = Account.exceeds(wanted, most) ? findOversize(accounts, wanted) : undefined
   if (oversize !== undefined) return refuse(engine, accounts, oversize)
   sweep(engine)
 
@@ -292,7 +293,14 @@ const resolve = (engine: Engine, scopes: Ask["scopes"]): Account.Footing => {
     return known
   }
   const accounts = accountsOf(engine, scopes)
-  const footing: Account.Footing = { scopes, accounts, meters: metersOf(accounts), version: engine.version }
+  const { version } = engine
+  const footing: Account.Footing = {
+    scopes,
+    accounts,
+    meters: metersOf(accounts),
+    most: Account.mostOf(accounts),
+    version
+  }
   const [home] = accounts
   if (home !== undefined) home.footing = footing
   return footing
@@ -1068,6 +1076,22 @@ export const throttled = (engine: Engine, key: string, options: {
         const atEdge = Meter.available(blamed, now) < cost
         Meter.learn(blamed, blamed.learner, { _tag, sentAt, cost, retryAfterMs, random, atEdge }, now)
       }
+    }
+  }
+  if (account.parked.items.length > 0) rearm(engine, account)
+}
+
+/**
+ * Voids the requests that a scope has saved up while nothing was sent, but for one.
+ *
+ * @internal
+ */
+export const rested = (engine: Engine, key: string): void => {
+  const account = engine.accounts.get(key)
+  if (account === undefined) return
+  for (const meter of account.meters) {
+    if (meter._tag === "Bucket" && meter.dimension === "requests") {
+      Bucket.spill(meter.bucket, 1, engine.now.mono)
     }
   }
   if (account.parked.items.length > 0) rearm(engine, account)

@@ -43,6 +43,19 @@ export const winner = (
   return index >= 0 ? index : highest(candidates, from, to, seed, minHealth, true)
 }
 
+const lowest = -0x80000000
+
+const known = new WeakMap<Float64Array, number>()
+
+/** Weights never change. */
+const heaviestOf = (weight: Float64Array): number => {
+  const found = known.get(weight)
+  if (found !== undefined) return found
+  const heaviest = weight.reduce((most, share) => Math.max(most, share), 0)
+  known.set(weight, heaviest)
+  return heaviest
+}
+
 // The lot of a weight is weight / -ln(u), with u drawn from 0 to 1 by the hash. It is at most weight / (1 - u), and that
 // is compared first: few candidates need a logarithm.
 const highest = (
@@ -55,9 +68,13 @@ const highest = (
 ): number => {
   let chosen = -1
   let best = 0
+  // Hashes below this have no chance, whatever the weight: nearly all are passed over by one comparison of integers.
+  const heaviest = reserves ? 1 : heaviestOf(weight)
+  let least = lowest
   for (let index = from; index < to; index++) {
     let mixed = Math.imul((hash[index] ?? 0) ^ seed, 0x85ebca6b)
     mixed = Math.imul(mixed ^ (mixed >>> 15), 0xc2b2ae35)
+    if (mixed < least) continue
     // From 1 to 2 ** 32.
     const gap = 0x80000000 - mixed
     const share = reserves ? 1 : weight[index] ?? 0
@@ -66,6 +83,7 @@ const highest = (
     if (lot > best) {
       best = lot
       chosen = index
+      least = Math.max(lowest, Math.floor(0x80000000 - heaviest / best)) | 0
     }
   }
   return chosen

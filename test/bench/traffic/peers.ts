@@ -288,7 +288,8 @@ const flexibleAndRetry: Peer = {
         retried(setup, request, async () => {
           const own = queues[place.index]
           if (own === undefined) return
-          await own.queue.removeTokens(weightOf(place, request)).catch((error: unknown) => {
+          const expires = Math.floor(request.deadlineAt / 1000)
+          await own.queue.removeTokens(weightOf(place, request), "limiter", expires).catch((error: unknown) => {
             throw new Hopeless(String(error))
           })
           try {

@@ -36,6 +36,8 @@ export interface Request {
   readonly tokens: number
   /** Aborts at its deadline. */
   readonly signal: AbortSignal
+  /** Its deadline, in milliseconds since the epoch. */
+  readonly deadlineAt: number
   readonly send: (place: Place, signal: AbortSignal) => Promise<{
     readonly status: number
     readonly headers: Readonly<Record<string, string>>
@@ -184,9 +186,11 @@ export const run = async (scenario: Scenario, peer: Peer, options: Options): Pro
       const late = new Promise<never>((_, reject) => {
         signal.addEventListener("abort", () => reject(signal.reason), { once: true })
       })
-      const timer = setTimeout(() => controller.abort(new Error("deadline")), deadlines[call.traffic])
+      const deadlineMs = deadlines[call.traffic] ?? 0
+      const deadlineAt = Date.now() + deadlineMs
+      const timer = setTimeout(() => controller.abort(new Error("deadline")), deadlineMs)
       const tokens = tokensOf(call)
-      const isAnswered = await Promise.race([late, handle({ call, tokens, signal, send })]).then(
+      const isAnswered = await Promise.race([late, handle({ call, tokens, signal, deadlineAt, send })]).then(
         () => true,
         () => false
       )

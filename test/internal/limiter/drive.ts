@@ -64,7 +64,7 @@ export const make = (limits: Limits, options: Partial<Engine.Options> = {}) => {
     collect()
     return value
   }
-  const acquire = (id: string, asked: Asked = {}): Engine.Outcome => {
+  const acquire = (id: string, asked: Asked & { readonly since?: number } = {}): Engine.Outcome => {
     const outcome = Engine.reserve(engine, {
       scopes: asked.scopes ?? [{ key: "scope", limits }],
       input: asked.input ?? 0,
@@ -109,6 +109,7 @@ export const make = (limits: Limits, options: Partial<Engine.Options> = {}) => {
     settle: (id: string, usage: Parameters<typeof Engine.settle>[2]): void =>
       step(() => Engine.settle(engine, grantOf(id), usage)),
     release: (id: string): void => step(() => Engine.release(engine, grantOf(id))),
+    rested: (key: string): void => step(() => Engine.rested(engine, key)),
     setLimits: (key: string, limits: Limits): void => step(() => Engine.setLimits(engine, key, limits))
   }
 }

@@ -43,6 +43,80 @@ describe("limiter engine", () => {
       assert.deepStrictEqual(["a", "b", "d"].map(drive.grantedAt), [0, 1000, 2000])
     })
 
+    it("serves who began to wait first before those who came first, whatever has been granted by then", () => {
+      const drive = make(tokens(1, 1))
+      drive.advance(10_000)
+      drive.acquire("first", { input: 1 })
+      drive.acquire("young", { input: 1 })
+      drive.acquire("old", { input: 1, since: 2000 })
+      drive.acquire("older", { input: 1, since: 1000 })
+      drive.advance(11_500)
+      drive.acquire("oldest", { input: 1, since: 0 })
+      drive.acquire("youngest", { input: 1 })
+      drive.advance(20_000)
+      const ids = ["first", "older", "oldest", "old", "young", "youngest"]
+      assert.deepStrictEqual(ids.map(drive.grantedAt), [10_000, 11_000, 12_000, 13_000, 14_000, 15_000])
+    })
+
+    it("lets nobody pass the queue who began to wait before those in it", () => {
+      const drive = make({ requests: { limit: 1, per: "1 second" }, tokens: { limit: 10, per: "1 second" } })
+      drive.advance(10_000)
+      drive.acquire("first", { input: 10 })
+      drive.acquire("large", { input: 10 })
+      drive.advance(10_900)
+      assert.strictEqual(drive.acquire("small", { since: 0 })._tag, "Waiting")
+      drive.advance(20_000)
+      assert.deepStrictEqual(["small", "large"].map(drive.grantedAt), [11_000, 12_000])
+    })
+
+    it("keeps levels and tenants before the time at which one began to wait", () => {
+      const drive = make(tokens(1, 1))
+      drive.advance(10_000)
+      drive.acquire("first", { input: 1, tenant: "a" })
+      drive.acquire("a1", { input: 1, tenant: "a" })
+      drive.acquire("a2", { input: 1, tenant: "a" })
+      drive.acquire("b", { input: 1, tenant: "b" })
+      drive.acquire("a0", { input: 1, tenant: "a", since: 0 })
+      drive.acquire("high", { input: 1, level: 1 })
+      drive.advance(20_000)
+      assert.deepStrictEqual(drive.order, ["first", "high", "a0", "b", "a1", "a2"])
+    })
+
+    it("foretells the wait of one that comes back by its place in the queue", () => {
+      const drive = make(tokens(1, 1))
+      drive.advance(100_000)
+      drive.acquire("first", { input: 1 })
+      for (let n = 0; n < 10; n++) drive.acquire(`waiting ${n}`, { input: 1, since: 90_000 + n * 1000 })
+      drive.acquire("eldest", { input: 1, since: 80_000, maxWaitMs: 1000 })
+      assert.isUndefined(drive.refusalOf("eldest"))
+      drive.acquire("half", { input: 1, since: 93_600, maxWaitMs: 5000 })
+      assert.strictEqual(drive.refusalOf("half")?.reason, "queue_timeout")
+      drive.acquire("last", { input: 1, maxWaitMs: 11_000 })
+      assert.strictEqual(drive.refusalOf("last")?.waitMs, 12_000)
+      drive.advance(101_000)
+      assert.strictEqual(drive.grantedAt("eldest"), 101_000)
+    })
+
+    it("voids what was saved up while nothing was sent, but for one request", () => {
+      const drive = make({ requests: { limit: 10, per: "1 second" }, tokens: { limit: 100, per: "1 second" } })
+      for (const id of ["a", "b", "c"]) drive.acquire(id, { input: 1 })
+      drive.advance(5000)
+      drive.rested("scope")
+      for (const id of ["d", "e", "f"]) drive.acquire(id, { input: 30 })
+      drive.advance(6000)
+      assert.deepStrictEqual(["a", "b", "c", "d", "e", "f"].map(drive.grantedAt), [0, 0, 0, 5000, 5100, 5200])
+      drive.rested("unknown")
+    })
+
+    it("gives nothing to one that has less than that", () => {
+      const drive = make({ requests: { limit: 1, per: "1 second" } })
+      drive.acquire("a")
+      drive.acquire("b")
+      drive.rested("scope")
+      drive.advance(3000)
+      assert.strictEqual(drive.grantedAt("b"), 1000)
+    })
+
     it("refuses what is larger than the capacity at once, names the dimension and holds nobody up", () => {
       const drive = make(tokens(10, 3))
       drive.acquire("big", { input: 4 })

@@ -560,6 +560,12 @@ describe("why it opened", () => {
       failure: "unknown",
       evidence: evidence("timeout")
     }],
+    [
+      "knows no failure when a success completes a sample of which nobody knows more",
+      CircuitBreaker.countWindow({ size: 4, minimumCalls: 3, threshold: 0.6 }),
+      [bare, bare, counted()],
+      { text: "67 % of 3 calls failed", failure: "timeout", evidence: undefined }
+    ],
     ["says no more than it knows", CircuitBreaker.consecutive(1), [bare], {
       text: "1 consecutive failure",
       failure: "unknown",

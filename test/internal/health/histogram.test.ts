@@ -45,7 +45,7 @@ describe("quantiles", () => {
     let now = 5000
     for (let each = 0; each < 400; each++) {
       // Now and then a pause is longer than any weight lasts.
-      now += random() < 0.01 ? 60_000 : 300 * random()
+      now += random() < 0.01 ? 300_000 : 300 * random()
       const bucket = Math.floor(30 * random())
       Histogram.add(histogram, middle(bucket), now)
       samples.push({ bucket, at: now })

@@ -137,6 +137,9 @@ describe("what is foreseen", () => {
     assert.strictEqual(foresee(drive, { scopes, input: 3 }).waitMs, 800)
     assert.strictEqual(foresee(drive, { scopes, input: 3, level: 1 }).waitMs, 300)
     assert.strictEqual(foresee(drive, { scopes, input: 3, level: 3 }).waitMs, 1000)
+    drive.acquire("first", { input: 2, level: 0 })
+    assert.strictEqual(foresee(drive, { scopes, input: 3, level: 1 }).waitMs, 500)
+    drive.cancel("first")
     // Whoever waits in the same scopes waits elsewhere, too.
     const both = [scope("scope", tokens), scope("other", tokens)]
     drive.acquire("d", { scopes: both, input: 4 })
@@ -306,10 +309,18 @@ describe("scopes", () => {
     assert.deepStrictEqual(limitsOf(drive), [["tokens", 10, 6]])
   })
 
+  it("may be none", () => {
+    const drive = make({})
+    drive.acquire("a", { scopes: [], input: 1000 })
+    assert.strictEqual(drive.grantedAt("a"), 0)
+    assert.strictEqual(foresee(drive, { scopes: [] }).waitMs, 0)
+  })
+
   it("are in use for as long after a request as before", () => {
     const drive = make({}, { idleMs: 1000 })
+    const same = [scope("scope")]
     const ask = (id: string): void => {
-      drive.acquire(id)
+      drive.acquire(id, { scopes: same })
       drive.settle(id, "nothing-sent")
       drive.release(id)
     }
@@ -540,6 +551,12 @@ describe("waiting", () => {
     waits.acquire("large", { input: 10 })
     waits.acquire("small", { scopes: [scope("scope", tokens), scope("other")], input: 1, since: 50 })
     assert.strictEqual(waits.grantedAt("small"), 100)
+    // In the same queue as well, and without having waited.
+    assert.strictEqual(waits.acquire("smaller", { input: 1, since: 60 })._tag, "Granted")
+    assert.deepInclude(waits.grantOf("smaller"), { waitedMs: 0 })
+    assert.deepStrictEqual(waits.engine.done, [])
+    waits.advance(5000)
+    assert.strictEqual(waits.grantedAt("large"), 700)
   })
 
   it("is told by what was missing last", () => {
@@ -549,6 +566,24 @@ describe("waiting", () => {
     drive.advance(1500)
     drive.release("a")
     assert.deepInclude(drive.grantOf("b"), { at: 1500, binding: "concurrency" })
+    const later = make({ ...tokens, concurrency: 1 })
+    later.acquire("a", { input: 10 })
+    later.release("a")
+    later.acquire("b", { input: 10 })
+    later.advance(500)
+    later.acquire("urgent", { level: 0 })
+    later.advance(1500)
+    assert.isUndefined(later.grantedAt("b"))
+    later.release("urgent")
+    assert.deepInclude(later.grantOf("b"), { at: 1500, binding: "concurrency" })
+    const elsewhere = make({})
+    const second = scope("second", { requests: { limit: 1, per: "4 seconds" } })
+    elsewhere.acquire("all", { scopes: [scope("first", tokens)], input: 10 })
+    elsewhere.acquire("b", { scopes: [scope("first", tokens), second], input: 10 })
+    elsewhere.advance(500)
+    elsewhere.acquire("other", { scopes: [second], level: 1 })
+    elsewhere.advance(9000)
+    assert.deepInclude(elsewhere.grantOf("b"), { at: 4500, binding: "requests" })
   })
 
   /** Two scopes; `large` needs all of both, and others take one or the other while it waits for the first. */
@@ -629,11 +664,46 @@ describe("waiting", () => {
     for (let each = 0; each < 3; each++) {
       // A request counts for a token at least.
       small.acquire(`p${each}`, { tenant: "p" })
-      small.acquire(`q${each}`, { tenant: "q", input: 1 })
+      small.acquire(`q${each}`, { tenant: "q", input: 2 })
     }
-    for (let each = 0; each < 6; each++) small.release(small.order.at(-1) ?? "")
-    assert.deepStrictEqual(small.order, ["running", "p0", "q0", "p1", "q1", "p2", "q2"])
+    small.acquire("p3", { tenant: "p" })
+    for (let each = 0; each < 7; each++) small.release(small.order.at(-1) ?? "")
+    assert.deepStrictEqual(small.order, ["running", "p0", "q0", "p1", "q1", "p2", "p3", "q2"])
     assert.deepStrictEqual(drive.order, ["running", "h0", "l0", "n0", "n1", "h1", "l1", "h2", "l2", "h3", "l3"])
+  })
+
+  it("what is taken while nobody waits is no turn", () => {
+    const drive = make(tokens)
+    for (const id of ["a1", "a2"]) drive.acquire(id, { input: 5, tenant: "a" })
+    drive.acquire("a", { input: 1, tenant: "a" })
+    drive.acquire("b", { input: 1, tenant: "b" })
+    drive.advance(1000)
+    assert.deepStrictEqual(drive.order, ["a1", "a2", "a", "b"])
+  })
+
+  it("is known to be so many in flight, at the scope with most", () => {
+    const drive = make({})
+    for (let each = 0; each < 3; each++) drive.acquire(`${each}`, { scopes: [scope("a")] })
+    drive.acquire("both", { scopes: [scope("a"), scope("b")] })
+    drive.acquire("none", { scopes: [scope("c")], slots: 0 })
+    assert.deepStrictEqual(["both", "none"].map((id) => drive.grantOf(id).inFlight), [4, 0])
+  })
+
+  it("one of normal priority is lifted, too", () => {
+    const drive = make({ concurrency: 1 }, { ageingMs: 1000 })
+    drive.acquire("running")
+    drive.acquire("normal")
+    assert.strictEqual(Engine.wakeAt(drive.engine), 1000)
+    drive.advance(1000)
+    assert.strictEqual(Engine.wakeAt(drive.engine), Infinity)
+  })
+
+  it("a limit that is lowered refuses the only one who waits, if it asks for too much", () => {
+    const drive = make(tokens)
+    drive.acquire("all", { input: 10 })
+    drive.acquire("large", { input: 6 })
+    drive.setLimits("scope", { tokens: { limit: 10, per: "1 second", burst: 5 } })
+    assert.deepInclude(drive.refusalOf("large"), { reason: "request_exceeds_limit" })
   })
 
   it("a limit that is lowered refuses who asks for more than it can ever give, in every queue of its scope", () => {
@@ -845,6 +915,24 @@ describe("what a provider says", () => {
     say(drive, { dimension: "concurrency", limit: 2 })
     Engine.reset(drive.engine, "scope")
     assert.strictEqual(limit(), 5)
+    const taught = make({ concurrency: 20 }, adaptive)
+    const refused = (sentAt: number): void =>
+      Engine.throttled(taught.engine, "scope", {
+        dimension: "concurrency",
+        overloaded: false,
+        sentAt,
+        tokens: 0,
+        retryAfterMs: undefined,
+        random: 0
+      })
+    for (let each = 0; each < 10; each++) taught.acquire(`${each}`)
+    taught.advance(5000)
+    refused(10)
+    say(taught, { dimension: "concurrency", limit: 6 })
+    taught.advance(9000)
+    // What was sent before the last cut says nothing new.
+    refused(4900)
+    assert.strictEqual(snapshot(taught).limits[0]?.limit, 6)
   })
 
   it("makes a limit where none is configured, when limits are learned", () => {

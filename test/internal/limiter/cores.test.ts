@@ -139,6 +139,7 @@ describe("bucket", () => {
     assert.deepStrictEqual(after(5.5, 4), [1.5, 2, 3, 6, 7])
     assert.deepStrictEqual(after(5, 4), [1, 2, 3, 6, 7])
     assert.deepStrictEqual(after(10, 4, 0), [6, 7, 8, 10, 10])
+    assert.deepStrictEqual(after(10, 4, 1), [6, 6, 7, 10, 10])
     // What takes nothing delays nothing.
     assert.deepStrictEqual(after(9.5, 0), [9.5, 10, 10, 10, 10])
     assert.deepStrictEqual(after(9.5, -0.25), [9.75, 10, 10, 10, 10])

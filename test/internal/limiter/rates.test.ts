@@ -82,8 +82,12 @@ describe("what is sent", () => {
     const first = 5 / (10_000 * (1 - Math.exp(-0.1))) * 60_000
     assert.closeTo(Learning.measured(options, state, 50_000), first, 1e-6)
     assert.closeTo(Learning.measured(options, state, 50_999), first * Math.exp(-0.0999), 1e-6)
+    assert.closeTo(Learning.measured(options, state, 40_000), first, 1e-6)
     Learning.admit(options, state, 1, 40_000)
     assert.deepInclude(state, { recent: 6, countedAt: 50_000 })
+    const quick = Learning.initial(options, 0)
+    for (const now of [0, 1]) Learning.admit(options, quick, 5, now)
+    assert.closeTo(quick.recent, 5 + 5 * Math.exp(-1e-4), 1e-9)
     assert.strictEqual(step(state, { _tag: "Admitted", cost: 2 }, 50_000).recent, 8)
     assert.strictEqual(state.recent, 6)
   })

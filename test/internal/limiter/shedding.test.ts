@@ -46,9 +46,7 @@ describe("shedding", () => {
   it("nothing is left of it after that", () => {
     const nothing = after(Array.from({ length: 9 }, () => [10, 900] as const))
     assert.strictEqual(Shedding.floorMs(nothing, 95_000), 0)
-    for (let each = 0; each < 7; each++) Shedding.refused(nothing, 0, 95_000)
-    assert.strictEqual(Shedding.floorMs(nothing, 95_000), 0)
-    Shedding.refused(nothing, 0, 95_000)
+    for (let each = 0; each < 7; each++) Shedding.refused(nothing, 0.25, 95_000)
     assert.strictEqual(Shedding.floorMs(nothing, 95_000), 0)
     Shedding.refused(nothing, 0.5, 95_000)
     assert.strictEqual(Shedding.floorMs(nothing, 95_000), 0.5)

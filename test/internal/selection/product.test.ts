@@ -46,6 +46,13 @@ describe("the highest product", () => {
     readonly [rule: string, given: ReadonlyArray<Given>, weights: Partial<Product.Weights>, expected: number]
   > = [
     ["is the first one's of equals", [{}, {}, {}], { health: 1, headroom: 1, latency: 1, cost: 1 }, 0],
+    ["takes all that is left into account", [{ headroom: 0.999 }, { headroom: 1 }], { headroom: 1 }, 1],
+    [
+      "takes the better one of what costs the same, however much that is",
+      [{ price: [900, 900], headroom: 0.5 }, { price: [900, 900] }],
+      { headroom: 1, cost: 0.5 },
+      1
+    ],
     ["is of none where none is free", [{ free: false }, { free: false }], { health: 1 }, -1],
     // 1.001 / 0.001 is 1001.
     ["takes health in hundredths, and a thousandth more", [{ health: 0, latency: 1 }, { latency: 996 }], {

@@ -70,7 +70,7 @@ describe("a storm of both faces", () => {
           }
         }
       }).pipe(Effect.provideService(Metric.FiberRuntimeMetrics, metrics))
-      const options = { port, model: "storm", streams: 60, leaving: 0.3, leaveWithin: 120, seed: "storm" }
+      const options = { port, model: "storm", streams: 30, leaving: 0.3, leaveWithin: 120, seed: "storm" }
 
       yield* Storm.run({ ...options, millis: 1000 })
       const quiet = Effect.gen(function*() {
@@ -81,7 +81,7 @@ describe("a storm of both faces", () => {
         return { fibers: alive(), timers: timers(), heap: heapMiB() }
       })
       const before = yield* quiet
-      const tally = yield* Storm.run({ ...options, seed: "again", millis: 6000, least: 500 })
+      const tally = yield* Storm.run({ ...options, seed: "again", millis: 6000, least: 400 })
       const after = yield* quiet
 
       assert.deepStrictEqual([tally.short, tally.lost], [0, 0])
